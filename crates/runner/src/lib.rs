@@ -1,0 +1,46 @@
+//! One process in a sandbox.
+//!
+//! A [`Runner`] takes a [`ProcessSpec`] (what to run, around which root file system), a
+//! [`ProcessIo`] (where its bytes go) and a [`Cancel`] handle, and returns once the process *and
+//! everything it started* are gone.
+
+mod cancel;
+mod error;
+mod io;
+mod spec;
+mod status;
+
+pub use cancel::Cancel;
+pub use error::{ErrorClass, RunError};
+pub use io::{Input, Output, OutputSink, ProcessIo, Stream, WindowSize};
+pub use spec::{
+    BindSource, ExtraHost, HOSTNAME_DEFAULT, Limits, Mount, MountSource, Network, PATH_DEFAULT,
+    ProcessSpec, Resolver, ResolverConfig, Resource, Rlimit, Rootfs, SHM_BYTES_DEFAULT, Secret,
+    Security, UnknownResource,
+};
+pub use status::{Ended, ExitStatus, Usage, Warning};
+
+/// Runs processes in sandboxes.
+///
+/// # Contract
+/// - `run` blocks its thread until the process and every process it started are gone, whatever
+///   they do to stay; it is called from a thread that may block, many at once.
+/// - Output handed to a sink is complete and in order per stream when `run` returns.
+/// - However it ends (exit, error, cancel, `kill -9` of the caller), nothing is left: no process,
+///   no mount outside the sandbox, no control group, and in the root file system no file or
+///   directory that was made only to mount something on it.
+/// - Cancelling kills everything within a second and makes `run` return
+///   [`RunError::Cancelled`].
+/// - An exit code, whichever, is an `Ok`.
+pub trait Runner: Send + Sync {
+    /// Runs one process to its end.
+    ///
+    /// # Errors
+    /// When it could not be started, was cancelled, or its end is not known.
+    fn run(
+        &self,
+        spec: ProcessSpec,
+        io: ProcessIo,
+        cancel: &Cancel,
+    ) -> Result<ExitStatus, RunError>;
+}
