@@ -1,0 +1,1 @@
+//! Wires the solver, layers, snapshots, runner, registries and content into builds, exports and prunes.

@@ -1,0 +1,1 @@
+//! Lowers Dockerfile instructions to a build graph and an image configuration.

@@ -1,0 +1,1 @@
+//! The OCI distribution protocol, pulling and pushing streams: authentication, mirrors, retries.

@@ -1,0 +1,1 @@
+//! Root file systems from layers, as late as possible.

@@ -1,0 +1,1 @@
+//! Decides what must run, once, and explains every cache miss.
