@@ -5,6 +5,7 @@ mod csv;
 pub mod diagnostic;
 pub mod directive;
 pub mod duration;
+pub mod expand;
 pub mod heredoc;
 pub mod instruction;
 pub mod mount;
