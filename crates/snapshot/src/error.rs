@@ -1,0 +1,88 @@
+//! Why a snapshot operation failed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::SnapshotId;
+
+/// A failed snapshot operation.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// There is no such snapshot (any more).
+    #[error("snapshot `{id}` does not exist")]
+    NotFound {
+        /// Which.
+        id: SnapshotId,
+    },
+    /// The snapshot is below a live root file system, of this process or another.
+    #[error("snapshot `{id}` is in use")]
+    InUse {
+        /// Which.
+        id: SnapshotId,
+    },
+    /// More layers than the kernel stacks.
+    #[error("{count} layers are more than the {max} that can be mounted on one another")]
+    TooManyLayers {
+        /// How many were asked for.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// The kernel refused the overlay mount.
+    #[error("cannot mount {layers} layers as one file system")]
+    Mount {
+        /// How many layers.
+        layers: usize,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A file operation failed.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Who can do something about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Whoever set up the machine.
+    Environment,
+    /// We.
+    Internal,
+}
+
+impl SnapshotError {
+    /// Who can do something about it.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NotFound { .. } | Self::InUse { .. } => ErrorClass::Internal,
+            Self::TooManyLayers { .. } | Self::Mount { .. } | Self::Io { .. } => {
+                ErrorClass::Environment
+            }
+        }
+    }
+}
+
+/// Adds the action and the path to a failed file operation.
+pub(crate) trait IoContext<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, SnapshotError>;
+}
+
+impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, SnapshotError> {
+        self.map_err(|source| SnapshotError::Io {
+            action,
+            path: path.to_owned(),
+            source: source.into(),
+        })
+    }
+}

@@ -1,0 +1,262 @@
+//! What a [`Snapshotter`](crate::Snapshotter) hands out.
+
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Gid, Mode, OFlags, Timestamps, Uid, chown, openat, utimensat};
+use rustix::io::Errno;
+
+use crate::claim::Claim;
+use crate::error::{IoContext as _, SnapshotError};
+use crate::overlay::{LAYERS_MAX, OverlayMarks, Stack};
+use crate::store::{OverlaySnapshots, Pinned};
+use crate::{RootFs, SnapshotId};
+
+/// A committed snapshot: one layer, as a directory in the form overlay expects of an upper
+/// directory. Never write to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotDir {
+    pub(crate) id: SnapshotId,
+    pub(crate) path: PathBuf,
+}
+
+impl SnapshotDir {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &SnapshotId {
+        &self.id
+    }
+
+    /// The layer's files. Deletions are character devices 0:0, directories that hide what is below
+    /// carry the attribute [`OverlayMarks::opaque_xattr`].
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// A layer that is being unpacked. Nobody sees it before [`commit`](Self::commit); dropping it
+/// deletes it.
+#[derive(Debug)]
+pub struct Pending {
+    pub(crate) id: SnapshotId,
+    pub(crate) claim: Claim,
+    pub(crate) store: OverlaySnapshots,
+    pub(crate) tree: PathBuf,
+}
+
+impl Pending {
+    /// The name it will have.
+    #[must_use]
+    pub fn id(&self) -> &SnapshotId {
+        &self.id
+    }
+
+    /// The empty directory to unpack into, on the file system the snapshot will be on.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.tree
+    }
+
+    /// Makes the layer visible under its name, all of it at once. If somebody was faster, theirs
+    /// stays and this one is deleted.
+    ///
+    /// # Errors
+    /// When a rename fails.
+    pub fn commit(self) -> Result<SnapshotDir, SnapshotError> {
+        self.store.publish(&self.claim, self.id)
+    }
+}
+
+/// A root file system that can be written to: layers, and above them an empty directory that takes
+/// the changes. Dropping it deletes the changes.
+#[derive(Debug)]
+pub struct ActiveSnapshot {
+    pub(crate) claim: Claim,
+    pub(crate) parents: Vec<Pinned>,
+    pub(crate) marks: OverlayMarks,
+    upper: PathBuf,
+}
+
+impl ActiveSnapshot {
+    pub(crate) fn new(
+        claim: Claim,
+        parents: Vec<Pinned>,
+        marks: OverlayMarks,
+    ) -> Result<Self, SnapshotError> {
+        let upper = claim.tree();
+        if let Some(top) = parents.last() {
+            copy_root_metadata(top.tree(), &upper)?;
+        }
+        Ok(Self {
+            claim,
+            parents,
+            marks,
+            upper,
+        })
+    }
+
+    /// The layers below, lowest first.
+    pub fn parents(&self) -> impl ExactSizeIterator<Item = &SnapshotId> {
+        self.parents.iter().map(Pinned::id)
+    }
+
+    /// The directory that takes the changes, in overlay's form. It is complete whenever no process
+    /// runs in the root file system.
+    #[must_use]
+    pub fn upper_path(&self) -> &Path {
+        &self.upper
+    }
+
+    /// The root file system: a fresh detached mount, or, with no layers below, a directory.
+    ///
+    /// Call it once per process to run, one after the other: what a mount that is still in use
+    /// writes is undefined in the next.
+    ///
+    /// # Errors
+    /// When the kernel refuses the mount.
+    pub fn rootfs(&mut self) -> Result<RootFs, SnapshotError> {
+        if self.parents.is_empty() {
+            return Ok(RootFs::Path(self.upper.clone()));
+        }
+        let work = self.claim.fresh("work")?;
+        let (upper, work) = (open_dir(&self.upper)?, open_dir(&work)?);
+        let lowers = open_trees(&self.parents)?;
+        let mount = mount(&lowers, Some((upper.as_fd(), work.as_fd())), self.marks)?;
+        Ok(RootFs::Mount(mount))
+    }
+}
+
+/// Layers as one read-only tree.
+#[derive(Debug)]
+pub struct View {
+    parents: Vec<Pinned>,
+    empty: PathBuf,
+    marks: OverlayMarks,
+    directory: OwnedFd,
+}
+
+impl View {
+    pub(crate) fn new(
+        parents: Vec<Pinned>,
+        empty: PathBuf,
+        marks: OverlayMarks,
+    ) -> Result<Self, SnapshotError> {
+        let directory = match mount_view(&parents, &empty, marks)? {
+            RootFs::Path(path) => open_dir(&path)?,
+            // What `fsmount` returns cannot be listed; what is opened through it can.
+            RootFs::Mount(mount) => open_at(mount.as_fd(), Path::new("."))?,
+        };
+        Ok(Self {
+            parents,
+            empty,
+            marks,
+            directory,
+        })
+    }
+
+    /// The root directory, open for reading.
+    #[must_use]
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// A path to the root directory that this process can use as long as the view lives. Links
+    /// inside the tree may lead out of it: resolve names from [`directory`](Self::directory) with
+    /// `openat2` where that matters.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()))
+    }
+
+    /// A fresh detached read-only mount of the same tree, to be given away; with no layers, an
+    /// empty directory.
+    ///
+    /// # Errors
+    /// When the kernel refuses the mount.
+    pub fn rootfs(&self) -> Result<RootFs, SnapshotError> {
+        mount_view(&self.parents, &self.empty, self.marks)
+    }
+}
+
+fn mount_view(
+    parents: &[Pinned],
+    empty: &Path,
+    marks: OverlayMarks,
+) -> Result<RootFs, SnapshotError> {
+    if parents.is_empty() {
+        return Ok(RootFs::Path(empty.to_owned()));
+    }
+    let mut lowers = open_trees(parents)?;
+    if let [_] = lowers.as_slice() {
+        // A read-only overlay of one layer is refused; of one layer and nothing it is not.
+        lowers.push(open_dir(empty)?);
+    }
+    mount(&lowers, None, marks).map(RootFs::Mount)
+}
+
+fn mount(
+    lowers: &[OwnedFd],
+    upper: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    marks: OverlayMarks,
+) -> Result<OwnedFd, SnapshotError> {
+    if lowers.len() > LAYERS_MAX {
+        return Err(SnapshotError::TooManyLayers {
+            count: lowers.len(),
+            max: LAYERS_MAX,
+        });
+    }
+    let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
+    let layers = lowers.len();
+    let stack = Stack {
+        lowers,
+        upper,
+        marks,
+    };
+    stack
+        .mount()
+        .map_err(|source| SnapshotError::Mount { layers, source })
+}
+
+/// The layers' directories, topmost first.
+fn open_trees(parents: &[Pinned]) -> Result<Vec<OwnedFd>, SnapshotError> {
+    parents
+        .iter()
+        .rev()
+        .map(|parent| open_dir(parent.tree()))
+        .collect()
+}
+
+pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, SnapshotError> {
+    open_at(CWD, path)
+}
+
+fn open_at(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, SnapshotError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, path, flags, Mode::empty()).at("open", path)
+}
+
+/// The root directory is always the upper one's: without this, mode and owner of `/` would change
+/// with every layer.
+fn copy_root_metadata(from: &Path, to: &Path) -> Result<(), SnapshotError> {
+    let stat = rustix::fs::stat(from).at("read", from)?;
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    match chown(to, Some(uid), Some(gid)) {
+        // A user namespace cannot give a directory to an owner it does not know.
+        Err(Errno::PERM | Errno::INVAL) => {}
+        other => other.at("change the owner of", to)?,
+    }
+    rustix::fs::chmod(to, Mode::from_raw_mode(stat.st_mode)).at("change the mode of", to)?;
+    let times = Timestamps {
+        last_access: timespec(stat.st_atime, i64::try_from(stat.st_atime_nsec)),
+        last_modification: timespec(stat.st_mtime, i64::try_from(stat.st_mtime_nsec)),
+    };
+    utimensat(CWD, to, &times, rustix::fs::AtFlags::empty()).at("change the times of", to)
+}
+
+fn timespec<E>(seconds: i64, nanoseconds: Result<i64, E>) -> rustix::fs::Timespec {
+    rustix::fs::Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.unwrap_or_default(),
+    }
+}

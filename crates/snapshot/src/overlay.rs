@@ -1,0 +1,279 @@
+//! Mounting layers on one another.
+//!
+//! Every mount made here is *detached*: it has no place in any file system tree, only a
+//! descriptor. Nobody else sees it, and it goes when the last descriptor is closed (or with the
+//! sandbox it was moved into), also after `kill -9`.
+//!
+//! Every option whose default distributions change is named, so that an upper directory means the
+//! same on all of them: `index`, `metacopy`, `redirect_dir` and `xino` off.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::thread;
+
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat, readlinkat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    mount, mount_change, open_tree,
+};
+
+use crate::sys;
+
+/// The kernel's `OVL_MAX_STACK` (fs/overlayfs/params.h).
+pub(crate) const LAYERS_MAX: usize = 500;
+
+/// `mount(2)` copies one page of options and needs its last byte for the terminator.
+const MOUNT_OPTIONS_BYTES_MAX: usize = 4095;
+
+const FIXED_OPTIONS: [(&str, &str); 4] = [
+    ("index", "off"),
+    ("metacopy", "off"),
+    ("redirect_dir", "off"),
+    ("xino", "off"),
+];
+
+/// Under which extended attributes the kernel keeps its marks (opaque directories).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverlayMarks {
+    /// `trusted.overlay.*`: for root of the machine.
+    Trusted,
+    /// `user.overlay.*`: for root of a user namespace (`userxattr`).
+    User,
+}
+
+impl OverlayMarks {
+    /// The attribute that makes a directory opaque when its value is `y`.
+    #[must_use]
+    pub fn opaque_xattr(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.opaque",
+            Self::User => "user.overlay.opaque",
+        }
+    }
+}
+
+/// What is mounted on what.
+pub(crate) struct Stack<'fd> {
+    /// The layers, topmost first; at least one (two without an upper directory).
+    pub(crate) lowers: Vec<BorrowedFd<'fd>>,
+    /// The upper and the work directory; without them the mount is read-only.
+    pub(crate) upper: Option<(BorrowedFd<'fd>, BorrowedFd<'fd>)>,
+    pub(crate) marks: OverlayMarks,
+}
+
+impl Stack<'_> {
+    /// Mounts, the best way this kernel knows.
+    pub(crate) fn mount(&self) -> io::Result<OwnedFd> {
+        let ways = [
+            Self::mount_by_descriptor,
+            Self::mount_by_layer_path,
+            Self::mount_classic,
+        ];
+        let mut answer = Err(io::Error::from(Errno::INVAL));
+        for way in ways {
+            answer = way(self);
+            match &answer {
+                Err(error) if is_unknown_option(error) => {}
+                _ => return answer,
+            }
+        }
+        answer
+    }
+
+    /// Linux 6.13: layers are given as descriptors, so that no path is looked up at all.
+    fn mount_by_descriptor(&self) -> io::Result<OwnedFd> {
+        self.mount_by_fsconfig(|context, key, fd| fsconfig_set_fd(context, key, fd))
+    }
+
+    /// Linux 6.8: layers are given one by one, each as a path.
+    fn mount_by_layer_path(&self) -> io::Result<OwnedFd> {
+        self.mount_by_fsconfig(|context, key, fd| {
+            fsconfig_set_string(context, key, descriptor_path(fd))
+        })
+    }
+
+    fn mount_by_fsconfig(
+        &self,
+        set: impl Fn(BorrowedFd<'_>, &str, BorrowedFd<'_>) -> rustix::io::Result<()>,
+    ) -> io::Result<OwnedFd> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let context = context.as_fd();
+        fsconfig_set_string(context, "source", "longshore")?;
+        for (key, value) in FIXED_OPTIONS {
+            fsconfig_set_string(context, key, value)?;
+        }
+        if self.marks == OverlayMarks::User {
+            fsconfig_set_flag(context, "userxattr")?;
+        }
+        for lower in &self.lowers {
+            set(context, "lowerdir+", *lower)?;
+        }
+        if let Some((upper, work)) = self.upper {
+            set(context, "upperdir", upper)?;
+            set(context, "workdir", work)?;
+            fsconfig_set_flag(context, "volatile")?;
+        }
+        fsconfig_create(context)?;
+        let attributes = match self.upper {
+            Some(_) => MountAttrFlags::empty(),
+            None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        };
+        Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    }
+
+    /// Older kernels: `mount(2)`, whose options are bounded by a page, in a mount namespace that
+    /// only a short-lived thread sees; what comes back is a detached clone of that mount.
+    fn mount_classic(&self) -> io::Result<OwnedFd> {
+        thread::scope(|scope| {
+            let mounted = scope.spawn(|| self.mount_out_of_sight()).join();
+            mounted.unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
+        })
+    }
+
+    fn mount_out_of_sight(&self) -> io::Result<OwnedFd> {
+        sys::unshare_mounts()?;
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )?;
+        // Overlay takes only directories of the mount namespace it is mounted in.
+        let lowers = self
+            .lowers
+            .iter()
+            .map(|fd| reopen(*fd))
+            .collect::<io::Result<Vec<_>>>()?;
+        let upper = match self.upper {
+            Some((upper, work)) => Some((reopen(upper)?, reopen(work)?)),
+            None => None,
+        };
+        let options = classic_options(&lowers, upper.as_ref(), self.marks);
+        if options.len() > MOUNT_OPTIONS_BYTES_MAX {
+            return Err(Errno::TOOBIG.into());
+        }
+        let options = CString::new(options)?;
+        let flags = if upper.is_some() {
+            MountFlags::empty()
+        } else {
+            MountFlags::RDONLY
+        };
+        let spot = mount_spot()?;
+        mount("longshore", spot, "overlay", flags, options.as_c_str())?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        Ok(open_tree(CWD, spot, flags)?)
+    }
+}
+
+fn classic_options(
+    lowers: &[OwnedFd],
+    upper: Option<&(OwnedFd, OwnedFd)>,
+    marks: OverlayMarks,
+) -> String {
+    let lowers: Vec<_> = lowers
+        .iter()
+        .map(|fd| descriptor_path(fd.as_fd()))
+        .collect();
+    let mut options = format!("lowerdir={}", lowers.join(":"));
+    for (key, value) in FIXED_OPTIONS {
+        options.push_str(&format!(",{key}={value}"));
+    }
+    if marks == OverlayMarks::User {
+        options.push_str(",userxattr");
+    }
+    if let Some((upper, work)) = upper {
+        let (upper, work) = (
+            descriptor_path(upper.as_fd()),
+            descriptor_path(work.as_fd()),
+        );
+        options.push_str(&format!(",upperdir={upper},workdir={work},volatile"));
+    }
+    options
+}
+
+/// The same directory, through the mounts that the calling thread sees now.
+fn reopen(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let path = readlinkat(CWD, descriptor_path(directory), Vec::new())?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let reopened = openat(CWD, path, flags, Mode::empty())?;
+    let (before, now) = (fstat(directory)?, fstat(&reopened)?);
+    if (before.st_dev, before.st_ino) == (now.st_dev, now.st_ino) {
+        return Ok(reopened);
+    }
+    Err(Errno::STALE.into())
+}
+
+/// A directory that holds nothing that the mount itself needs. The mount is seen by this thread only.
+fn mount_spot() -> io::Result<&'static str> {
+    let spots = ["/tmp", "/mnt", "/var", "/dev"];
+    let found = spots
+        .into_iter()
+        .find(|spot| std::path::Path::new(spot).is_dir());
+    found.ok_or_else(|| io::Error::other("no directory to mount on"))
+}
+
+fn descriptor_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// What a kernel says of an option, or of a way to give one, that it does not know.
+fn is_unknown_option(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [Errno::INVAL, Errno::NOSYS, Errno::BADF, Errno::OPNOTSUPP]
+        .iter()
+        .any(|errno| code == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn privileged_every_way_of_mounting_shows_the_same_tree() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let path = temp.path().join(name);
+            fs::create_dir(&path).unwrap();
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            (openat(CWD, &path, flags, Mode::empty()).unwrap(), path)
+        };
+        let ((low, low_path), (high, high_path)) = (open("low"), open("high"));
+        fs::write(low_path.join("both"), "low").unwrap();
+        fs::write(low_path.join("only"), "low").unwrap();
+        fs::write(high_path.join("both"), "high").unwrap();
+        let stack = Stack {
+            lowers: vec![high.as_fd(), low.as_fd()],
+            upper: None,
+            marks: OverlayMarks::Trusted,
+        };
+        let mut ways_that_work = 0;
+        for mounted in [
+            stack.mount_by_descriptor(),
+            stack.mount_by_layer_path(),
+            stack.mount_classic(),
+        ] {
+            let Ok(mounted) = mounted else { continue };
+            ways_that_work += 1;
+            let root = descriptor_path(mounted.as_fd());
+            assert_eq!(fs::read_to_string(format!("{root}/both")).unwrap(), "high");
+            assert_eq!(fs::read_to_string(format!("{root}/only")).unwrap(), "low");
+            assert!(
+                fs::write(format!("{root}/new"), "").is_err(),
+                "a view is read-only"
+            );
+        }
+        assert!(stack.mount_classic().is_ok(), "mount(2) works everywhere");
+        assert!(ways_that_work >= 1);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(
+            !mounts.contains(" longshore "),
+            "nothing is mounted in sight:\n{mounts}"
+        );
+    }
+}
