@@ -99,8 +99,12 @@ impl EntryPath {
 /// Orders by components, so that a directory stands right before what it contains.
 impl Ord for EntryPath {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let rank = |b: &u8| if *b == b'/' { 0 } else { u16::from(*b) + 1 };
-        self.0.iter().map(rank).cmp(other.0.iter().map(rank))
+        let rank = |b: u8| if b == b'/' { 0 } else { u16::from(b) + 1 };
+        let (a, b) = (&self.0[..], &other.0[..]);
+        match a.iter().zip(b).find(|(a, b)| a != b) {
+            Some((a, b)) => rank(*a).cmp(&rank(*b)),
+            None => a.len().cmp(&b.len()),
+        }
     }
 }
 
