@@ -7,6 +7,7 @@ pub mod directive;
 pub mod duration;
 pub mod expand;
 pub mod heredoc;
+pub mod ignore;
 pub mod instruction;
 pub mod mount;
 mod number;
