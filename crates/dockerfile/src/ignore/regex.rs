@@ -276,9 +276,9 @@ impl Parser<'_> {
             if let Some((perl, negated)) = perl.and_then(perl_class) {
                 self.rest = &self.rest[2..];
                 if negated {
-                    ranges.extend(inverted(perl))
+                    ranges.extend(inverted(perl));
                 } else {
-                    ranges.extend(perl)
+                    ranges.extend(perl);
                 }
                 continue;
             }
