@@ -11,10 +11,10 @@ pub mod ignore;
 pub mod instruction;
 pub mod mount;
 mod number;
-mod quote;
+pub mod quote;
 mod shell_lex;
 pub mod span;
-mod suggest;
+pub mod suggest;
 
 pub use csv::CsvError;
 pub use shell_lex::LexError;

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 /// Puts `text` in double quotes with Go's escapes (`strconv.Quote`).
-pub(crate) fn quote(text: &str) -> String {
+#[must_use]
+pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for ch in text.chars() {

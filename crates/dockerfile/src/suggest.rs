@@ -8,7 +8,7 @@ const WORD_CHARS_MAX: usize = 64;
 
 /// The option nearest to `word`, if one is at most two edits away; the first of equals wins.
 /// Nothing if `word` is itself an option: then the fault lies elsewhere.
-pub(crate) fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.chars().nth(WORD_CHARS_MAX).is_some() {
         return None;
     }
