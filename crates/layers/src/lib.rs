@@ -3,6 +3,7 @@
 
 mod change;
 mod content_hash;
+pub mod context;
 mod entry;
 mod index;
 pub mod limits;
