@@ -1,0 +1,1 @@
+//! What every [`ContentStore`] must do, as tests that each implementation runs.

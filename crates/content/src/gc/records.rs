@@ -1,0 +1,116 @@
+//! Records that the options let go before blobs are looked at.
+
+use longshore_oci::{Digest, LayerId};
+use rusqlite::{Transaction, params};
+
+use super::Collection;
+use crate::ContentError;
+use crate::database::parse;
+use crate::layers;
+use crate::leases::KIND_LAYER;
+
+impl Collection<'_> {
+    pub(super) fn drop_records(
+        &mut self,
+        transaction: &Transaction<'_>,
+    ) -> Result<(), ContentError> {
+        self.drop_cache_records(transaction)?;
+        self.drop_untagged(transaction)?;
+        self.drop_layers(transaction)
+    }
+
+    fn drop_cache_records(&mut self, transaction: &Transaction<'_>) -> Result<(), ContentError> {
+        if let Some(age) = self.options.cache_unused_for {
+            let before = self.window.before(age);
+            self.report.cache_records = transaction.execute(
+                "DELETE FROM cache_records WHERE last_used_at < ?1",
+                [before],
+            )?;
+        }
+        Ok(())
+    }
+
+    /// An index's manifest and a referrer are not untagged in this sense while the index or
+    /// what is referred to is in the repository; when that goes, they may go after it.
+    fn drop_untagged(&mut self, transaction: &Transaction<'_>) -> Result<(), ContentError> {
+        let Some(age) = self.options.untagged_older_than else {
+            return Ok(());
+        };
+        let before = self.window.before(age);
+        loop {
+            let untagged = untagged(transaction, before)?;
+            if untagged.is_empty() {
+                return Ok(());
+            }
+            for (id, name, digest) in untagged {
+                transaction.execute(
+                    "DELETE FROM manifests WHERE repository = ?1 AND digest = ?2",
+                    params![id, digest.to_string()],
+                )?;
+                self.report.manifests.push((name, digest));
+            }
+        }
+    }
+
+    fn drop_layers(&mut self, transaction: &Transaction<'_>) -> Result<(), ContentError> {
+        if !self.options.unreferenced_layers {
+            return Ok(());
+        }
+        for id in unreferenced_layers(transaction, self.window.cutoff_ms, self.window.now_ms)? {
+            if self.options.keep_layers.contains(&id) {
+                continue;
+            }
+            let id = id.to_string();
+            let found = layers::select(transaction, "WHERE layer_id = ?1", &id)?;
+            self.report.layers.extend(found);
+            transaction.execute("DELETE FROM layers WHERE layer_id = ?1", [&id])?;
+        }
+        Ok(())
+    }
+}
+
+fn untagged(
+    transaction: &Transaction<'_>,
+    before_ms: i64,
+) -> Result<Vec<(i64, String, Digest)>, ContentError> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT m.repository, name, m.digest FROM manifests m JOIN repositories ON id = m.repository
+         WHERE m.created_at < ?1
+         AND NOT EXISTS (SELECT 1 FROM tags t
+            WHERE t.repository = m.repository AND t.digest = m.digest)
+         AND NOT EXISTS (SELECT 1 FROM edges JOIN manifests p ON p.digest = edges.parent
+            WHERE p.repository = m.repository AND edges.child = m.digest)
+         AND NOT EXISTS (SELECT 1 FROM manifests s
+            WHERE s.repository = m.repository AND s.digest = m.subject)
+         ORDER BY name, m.digest",
+    )?;
+    let mut rows = statement.query([before_ms])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let digest: String = row.get(2)?;
+        found.push((row.get(0)?, row.get(1)?, parse("digest", &digest)?));
+    }
+    Ok(found)
+}
+
+fn unreferenced_layers(
+    transaction: &Transaction<'_>,
+    cutoff_ms: i64,
+    now_ms: i64,
+) -> Result<Vec<LayerId>, ContentError> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT layer_id FROM layers WHERE last_used_at < ?1
+         AND NOT EXISTS (SELECT 1 FROM cache_layers WHERE layer_id = layers.layer_id)
+         AND NOT EXISTS (SELECT 1 FROM leases
+            WHERE kind = ?3 AND target = layers.layer_id AND expires_at > ?2)
+         AND NOT EXISTS (SELECT 1 FROM edges JOIN blobs ON blobs.digest = edges.parent
+            WHERE edges.child = layers.blob)
+         ORDER BY layer_id",
+    )?;
+    let mut rows = statement.query(params![cutoff_ms, now_ms, KIND_LAYER])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(parse("layer id", &row.get::<_, String>(0)?)?);
+    }
+    Ok(found)
+}
