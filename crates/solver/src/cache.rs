@@ -64,12 +64,22 @@ pub struct Trace {
     /// What the key is made of.
     pub fields: KeyFields,
     /// For each input, the files that were selected of it, as far as they are known.
-    pub paths: Vec<Vec<RecordedPath>>,
+    pub paths: Vec<RecordedPaths>,
     /// When it ran, in seconds since 1970.
     pub created_s: u64,
 }
 
-/// A file, or a directory with all below it, that went into a step.
+/// The files that were selected of an input; empty where they are not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedPaths {
+    /// How many components deep single files are told apart; `None` when all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<usize>,
+    /// The files, by path.
+    pub entries: Vec<RecordedPath>,
+}
+
+/// A file, or a directory (with a slash at the end) with all below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedPath {
     /// From the tree's root.

@@ -24,20 +24,27 @@
 //!
 //! What is in a key and what is not stands in [`key`].
 
+mod build;
 mod cache;
 mod digest;
 mod error;
 mod event;
 mod executor;
+mod flight;
 pub mod key;
 mod lock;
 mod memory;
 mod miss;
+mod paths;
+mod permit;
+mod plan;
 mod solver;
+mod step;
 mod tiers;
 
 pub use cache::{
-    CacheBackend, CacheRecord, NEAREST_MAX, RecordError, RecordedOutput, RecordedPath, Trace,
+    CacheBackend, CacheRecord, NEAREST_MAX, RECORD_BYTES_MAX, RecordError, RecordedOutput,
+    RecordedPath, RecordedPaths, Trace,
 };
 pub use digest::{CacheKey, ContentDigest, Group};
 pub use error::SolveError;

@@ -2,12 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use longshore_graph::{Graph, Input};
 use tokio_util::sync::CancellationToken;
 
-use crate::{CacheTiers, EventSink, Executor, FlightLock, SolveError};
+use crate::build::Build;
+use crate::error::with_causes;
+use crate::flight::Flights;
+use crate::permit::{BuildId, Permits};
+use crate::plan::{PinFailure, Plan};
+use crate::{CacheTiers, Event, EventSink, Executor, FlightLock, SolveError};
 
 /// How much may happen at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,32 +72,87 @@ impl<T> fmt::Debug for SolveRequest<T> {
 
 /// Decides what must run. Shared by builds that run at the same time: what they have in
 /// common runs once, and they take turns where there is not room for all.
-#[derive(Debug)]
 pub struct Solver<T> {
-    cache: CacheTiers,
-    limits: Limits,
-    _tree: std::marker::PhantomData<fn() -> T>,
+    shared: Arc<Shared<T>>,
+    builds: AtomicU64,
+}
+
+/// What the builds of a solver share.
+pub(crate) struct Shared<T> {
+    pub(crate) cache: CacheTiers,
+    pub(crate) lock: Arc<dyn FlightLock>,
+    pub(crate) limits: Limits,
+    pub(crate) permits: Permits,
+    pub(crate) flights: Arc<Flights<T>>,
 }
 
 impl<T: Clone + Send + Sync + 'static> Solver<T> {
     /// A solver that remembers in `cache`.
     pub fn new(cache: CacheTiers, lock: Arc<dyn FlightLock>, limits: Limits) -> Self {
-        let _ = lock;
         Self {
-            cache,
-            limits,
-            _tree: std::marker::PhantomData,
+            shared: Arc::new(Shared {
+                cache,
+                lock,
+                permits: Permits::new(&limits),
+                limits,
+                flights: Flights::new(),
+            }),
+            builds: AtomicU64::new(0),
         }
     }
 
-    /// The wanted trees, in the order of the request's targets.
+    /// The wanted trees, in the order of the request's targets. Runs on a tokio runtime
+    /// with time enabled.
     ///
     /// # Errors
     /// When a step failed, or the solve was cancelled; everything else that ran for this
     /// solve has stopped by then.
-    #[expect(clippy::todo, reason = "replaced by the next commit")]
     pub async fn solve(&self, request: SolveRequest<T>) -> Result<Vec<T>, SolveError> {
-        let _ = (request, &self.cache, &self.limits);
-        todo!("replaced by the next commit")
+        check_targets(&request)?;
+        let id = BuildId(self.builds.fetch_add(1, Ordering::Relaxed));
+        let stop = request.cancel.child_token();
+        let planned = stop.run_until_cancelled(Box::pin(Plan::new(&request)));
+        let plan = match planned.await {
+            Some(Ok(plan)) => plan,
+            Some(Err(PinFailure { vertex, error })) => {
+                let text = with_causes(&error);
+                let event = Event::Failed {
+                    vertex,
+                    error: text,
+                };
+                request.events.emit(event);
+                return Err(error);
+            }
+            None => return Err(SolveError::Canceled),
+        };
+        let vertices = plan.len();
+        request.events.emit(Event::Planned { vertices });
+        Build::new(id, self.shared.clone(), request, plan, stop)
+            .run()
+            .await
+    }
+}
+
+fn check_targets<T>(request: &SolveRequest<T>) -> Result<(), SolveError> {
+    for target in &request.targets {
+        let graph = &request.graph;
+        let known = target.vertex.index() < graph.len()
+            && target.output < graph.vertex(target.vertex).output_count();
+        if !known {
+            return Err(SolveError::UnknownTarget {
+                vertex: target.vertex,
+                output: target.output,
+            });
+        }
+    }
+    Ok(())
+}
+
+impl<T> fmt::Debug for Solver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Solver")
+            .field("cache", &self.shared.cache)
+            .field("limits", &self.shared.limits)
+            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,237 @@
+//! One solve: a task for each vertex that is asked for, and how they all end.
+//!
+//! A task starts when its vertex's result is first asked for, and publishes it in the
+//! vertex's slot; whoever needs it waits there. No task waits within another, so depth
+//! costs no stack. The first failure stops the others; the solve returns once every task
+//! has ended. When the solve itself is dropped, every task is aborted.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt as _;
+use longshore_graph::VertexId;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::flight::{Flight, Outputs};
+use crate::permit::BuildId;
+use crate::plan::Plan;
+use crate::solver::Shared;
+use crate::tiers::CacheAccess;
+use crate::{Event, SolveError, SolveRequest, StepContext};
+
+/// One solve while it runs.
+pub(crate) struct Build<T> {
+    pub(crate) id: BuildId,
+    pub(crate) shared: Arc<Shared<T>>,
+    pub(crate) request: SolveRequest<T>,
+    pub(crate) plan: Plan,
+    pub(crate) cache: CacheAccess,
+    /// Cancelled by the request, by the first failure, and at the end.
+    pub(crate) stop: CancellationToken,
+    failure: Mutex<Option<SolveError>>,
+    tasks: Mutex<Tasks<T>>,
+    tracker: TaskTracker,
+    /// Keeps what this build joined, so that nothing in it runs twice.
+    flights: Mutex<Vec<Arc<Flight<T>>>>,
+}
+
+/// Where a vertex's result will stand.
+pub(crate) type Slot<T> = watch::Receiver<Option<Outputs<T>>>;
+
+struct Tasks<T> {
+    closed: bool,
+    slots: HashMap<VertexId, Slot<T>>,
+    aborts: Vec<AbortHandle>,
+}
+
+/// Why a task ends without a result.
+pub(crate) enum Stop {
+    /// The result is no longer wanted.
+    Canceled,
+    /// The build fails.
+    Failed(Box<SolveError>),
+}
+
+impl<T: Clone + Send + Sync + 'static> Build<T> {
+    pub(crate) fn new(
+        id: BuildId,
+        shared: Arc<Shared<T>>,
+        request: SolveRequest<T>,
+        plan: Plan,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let cache = CacheAccess::new(&shared.cache, shared.limits.cache_timeout);
+        Arc::new(Self {
+            id,
+            shared,
+            request,
+            plan,
+            cache,
+            stop,
+            failure: Mutex::default(),
+            tasks: Mutex::new(Tasks {
+                closed: false,
+                slots: HashMap::new(),
+                aborts: Vec::new(),
+            }),
+            tracker: TaskTracker::new(),
+            flights: Mutex::default(),
+        })
+    }
+
+    /// Solves the targets. Every task has ended when this returns.
+    pub(crate) async fn run(self: Arc<Self>) -> Result<Vec<T>, SolveError> {
+        let on_drop = AbortTasks(self.clone());
+        let targets = self.request.targets.iter();
+        let slots: Vec<_> = targets.map(|target| self.demand(target.vertex)).collect();
+        let results = self.targets(slots).await;
+        if results.is_none() {
+            self.stop.cancel();
+        }
+        self.tracker.close();
+        self.tracker.wait().await;
+        drop(on_drop);
+        for event in self.cache.report() {
+            self.emit(event);
+        }
+        let failure = lock(&self.failure).take();
+        match results {
+            Some(trees) => {
+                // Only a panic while recording can come this late.
+                if let Some(error) = failure {
+                    let (vertex, message) = (error.vertex(), error.to_string());
+                    self.emit(Event::Warning { vertex, message });
+                }
+                Ok(trees)
+            }
+            None => Err(failure.unwrap_or(SolveError::Canceled)),
+        }
+    }
+
+    async fn targets(&self, slots: Vec<Slot<T>>) -> Option<Vec<T>> {
+        let mut trees = Vec::with_capacity(slots.len());
+        for (target, slot) in self.request.targets.iter().zip(slots) {
+            let outputs = published(slot).await?;
+            let output = usize::try_from(target.output).ok()?;
+            trees.push(outputs.get(output)?.clone());
+        }
+        Some(trees)
+    }
+
+    /// Where the result of `vertex` will stand; starts its task when nobody asked before.
+    pub(crate) fn demand(self: &Arc<Self>, vertex: VertexId) -> Slot<T> {
+        let mut tasks = lock(&self.tasks);
+        if let Some(slot) = tasks.slots.get(&vertex) {
+            return slot.clone();
+        }
+        let (publisher, slot) = watch::channel(None);
+        tasks.slots.insert(vertex, slot.clone());
+        if !tasks.closed {
+            let task = self.clone().task(vertex, publisher);
+            tasks.aborts.push(self.tracker.spawn(task).abort_handle());
+        }
+        slot
+    }
+
+    async fn task(self: Arc<Self>, vertex: VertexId, slot: watch::Sender<Option<Outputs<T>>>) {
+        let work = AssertUnwindSafe(self.solve_vertex(vertex, &slot)).catch_unwind();
+        match work.await {
+            Ok(Ok(()) | Err(Stop::Canceled)) => {}
+            Ok(Err(Stop::Failed(error))) => self.fail(*error),
+            Err(panic) => self.fail(SolveError::Panicked {
+                vertex,
+                name: self.name(vertex),
+                message: panic_message(&*panic),
+            }),
+        }
+    }
+
+    /// Waits for what `vertices` make; stops when one of them will not come.
+    pub(crate) async fn demand_all(
+        self: &Arc<Self>,
+        vertices: impl Iterator<Item = VertexId>,
+    ) -> Result<Vec<Outputs<T>>, Stop> {
+        let slots: Vec<_> = vertices.map(|vertex| self.demand(vertex)).collect();
+        let mut results = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let result = self.unless_stopped(published(slot)).await?;
+            results.push(result.ok_or(Stop::Canceled)?);
+        }
+        Ok(results)
+    }
+
+    /// Notes the failure if it is the first, and stops everything.
+    fn fail(&self, error: SolveError) {
+        if !self.stop.is_cancelled() {
+            lock(&self.failure).get_or_insert(error);
+        }
+        self.stop.cancel();
+    }
+
+    /// Waits for `work` unless the build stops first.
+    pub(crate) async fn unless_stopped<V>(&self, work: impl Future<Output = V>) -> Result<V, Stop> {
+        let done = self.stop.run_until_cancelled(work).await;
+        done.ok_or(Stop::Canceled)
+    }
+
+    pub(crate) fn keep(&self, flight: Arc<Flight<T>>) {
+        lock(&self.flights).push(flight);
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        self.request.events.emit(event);
+    }
+
+    pub(crate) fn context(&self, vertex: VertexId) -> StepContext {
+        StepContext {
+            vertex,
+            cancel: self.stop.clone(),
+            events: self.request.events.clone(),
+        }
+    }
+
+    /// The display name of a vertex.
+    pub(crate) fn name(&self, vertex: VertexId) -> String {
+        self.request.graph.vertex(vertex).meta.name.clone()
+    }
+
+    fn abort(&self) {
+        self.stop.cancel();
+        let mut tasks = lock(&self.tasks);
+        tasks.closed = true;
+        let aborts = std::mem::take(&mut tasks.aborts);
+        drop(tasks);
+        for task in aborts {
+            task.abort();
+        }
+    }
+}
+
+/// Aborts a build's tasks when the solve is dropped.
+struct AbortTasks<T: Clone + Send + Sync + 'static>(Arc<Build<T>>);
+
+impl<T: Clone + Send + Sync + 'static> Drop for AbortTasks<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The result in `slot`, once it stands there; `None` when its task ended without.
+async fn published<T>(mut slot: Slot<T>) -> Option<Outputs<T>> {
+    let outputs = slot.wait_for(Option::is_some).await.ok()?;
+    outputs.clone()
+}
+
+fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
