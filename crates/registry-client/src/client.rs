@@ -95,12 +95,7 @@ impl Client {
         let registries = Arc::new(options.registries);
         let hosts = Hosts::new(Arc::clone(&registries), options.max_concurrency);
         let clients = Clients::new(options.user_agent, options.timeouts, options.proxy);
-        let transport = Transport::new(
-            clients,
-            hosts,
-            options.timeouts,
-            Arc::clone(&registries),
-        );
+        let transport = Transport::new(clients, hosts, options.timeouts, Arc::clone(&registries));
         Self {
             inner: Arc::new(Inner {
                 transport,
@@ -124,8 +119,9 @@ impl Client {
 
     /// Access to the registry as a whole.
     pub(crate) fn registry_access(&self, registry: &str, scopes: Scopes) -> Access {
+        let insecure = self.inner.registries.is_insecure(registry);
         Access {
-            host: self.inner.transport.hosts.host(registry, false),
+            host: self.inner.transport.hosts.host(registry, insecure),
             path: None,
             scopes,
             login: None,
@@ -141,7 +137,11 @@ impl Client {
 
     pub(crate) fn remote_access(&self, remote: &Remote, action: Action) -> Access {
         Access {
-            host: self.inner.transport.hosts.host(&remote.host, remote.insecure),
+            host: self
+                .inner
+                .transport
+                .hosts
+                .host(&remote.host, remote.insecure),
             path: Some(remote.path.clone()),
             scopes: Scopes::repository(&remote.path, action),
             login: None,
@@ -166,11 +166,13 @@ impl Access {
     pub(crate) async fn url(&self, inner: &Inner, tail: &str) -> Result<Url> {
         let base = inner.transport.base_url(&self.host).await?;
         let path = self.path.as_deref().unwrap_or_default();
-        let mut url = base.join(&format!("{path}/{tail}")).map_err(|_| Error::Protocol {
-            host: self.host.authority.clone(),
-            what: self.name(),
-            problem: "the repository's name is not a URL path".to_owned(),
-        })?;
+        let mut url = base
+            .join(&format!("{path}/{tail}"))
+            .map_err(|_| Error::Protocol {
+                host: self.host.authority.clone(),
+                what: self.name(),
+                problem: "the repository's name is not a URL path".to_owned(),
+            })?;
         if let Some(registry) = &self.mirror_of {
             url.query_pairs_mut().append_pair("ns", registry);
         }

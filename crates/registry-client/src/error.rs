@@ -66,6 +66,10 @@ pub struct MirrorFailure {
 }
 
 /// Why an operation on a registry failed.
+#[expect(
+    clippy::error_impl_error,
+    reason = "the crate's one error, named with the crate wherever it is used"
+)]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -351,6 +355,10 @@ mod tests {
             }],
         };
         assert!(error.is_not_found());
-        assert!(error.to_string().contains("; mirror `mirror`: `x` is blocked"));
+        assert!(
+            error
+                .to_string()
+                .contains("; mirror `mirror`: `x` is blocked")
+        );
     }
 }

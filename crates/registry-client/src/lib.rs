@@ -39,7 +39,12 @@ mod client;
 mod config;
 mod credentials;
 mod error;
+mod listing;
+mod login;
 mod progress;
+mod pull;
+mod push;
+mod referrers;
 mod repository;
 mod retry;
 mod secret;
@@ -56,7 +61,10 @@ pub use credentials::{
     Credentials, StaticCredentials,
 };
 pub use error::{Error, ErrorClass, MirrorFailure, Refusal, Result};
+pub use login::LoginCheck;
 pub use progress::{Direction, Transfer, TransferObserver};
+pub use pull::{BlobStream, MANIFEST_ACCEPT, Resolved};
+pub use push::{UploadOptions, Uploaded};
 pub use repository::Repository;
 pub use retry::RetryPolicy;
 pub use secret::Secret;

@@ -60,7 +60,12 @@ impl Inner {
         if asked.is_some() {
             host.pause(wait);
         }
-        tracing::debug!(host = host.authority, attempt, wait_ms = wait.as_millis(), "retrying");
+        tracing::debug!(
+            host = host.authority,
+            attempt,
+            wait_ms = wait.as_millis(),
+            "retrying"
+        );
         Some(wait)
     }
 
@@ -68,7 +73,9 @@ impl Inner {
     pub(crate) async fn send_once(&self, access: &Access, request: &Request) -> Result<Answer> {
         let base = self.transport.base_url(&access.host).await?;
         let advance = self.authorize_in_advance(access, &base).await?;
-        let first = self.exchange(access, &base, request, advance.header()).await?;
+        let first = self
+            .exchange(access, &base, request, advance.header())
+            .await?;
         if first.status() != StatusCode::UNAUTHORIZED || !first.at_home() {
             return advance.explain(first);
         }
@@ -87,7 +94,9 @@ impl Inner {
             return authorization.explain(first);
         }
         drop(first);
-        let second = self.exchange(access, &base, request, authorization.header()).await?;
+        let second = self
+            .exchange(access, &base, request, authorization.header())
+            .await?;
         authorization.explain(second)
     }
 
@@ -155,7 +164,9 @@ impl Inner {
         if let Some(login) = &access.login {
             return Ok(Found::given(login.clone()));
         }
-        let found = self.identity.find(&access.host.name, access.path.as_deref());
+        let found = self
+            .identity
+            .find(&access.host.name, access.path.as_deref());
         Ok(found.await?)
     }
 
@@ -279,7 +290,9 @@ impl Authorization {
 impl Found {
     fn explain(&self, error: Error) -> Error {
         match &self.problem {
-            Some(problem) if error.is_access() => Error::Credentials(std::sync::Arc::clone(problem)),
+            Some(problem) if error.is_access() => {
+                Error::Credentials(std::sync::Arc::clone(problem))
+            }
             _ => error,
         }
     }

@@ -205,19 +205,28 @@ mod tests {
                 r#"bearer Realm = "https://a/t" , SERVICE=s"#,
                 bearer("https://a/t", "s", ""),
             ),
-            (r#"Bearer realm=https://a/t?x=1,service=s"#, bearer("https://a/t?x=1", "s", "")),
+            (
+                r#"Bearer realm=https://a/t?x=1,service=s"#,
+                bearer("https://a/t?x=1", "s", ""),
+            ),
             (r#"Basic realm="a \"b\", c""#, Some(Challenge::Basic)),
             (r#"Basic"#, Some(Challenge::Basic)),
             (
                 r#"Basic realm="x", Bearer realm="https://a/t",service="s""#,
                 bearer("https://a/t", "s", ""),
             ),
-            (r#"Negotiate abc==, Basic realm="x""#, Some(Challenge::Basic)),
+            (
+                r#"Negotiate abc==, Basic realm="x""#,
+                Some(Challenge::Basic),
+            ),
             (r#"Bearer service="no realm""#, None),
             (r#"Bearer realm=""#, None),
             (r#"Digest realm="x""#, None),
             ("", None),
-            (r#"Bearer realm="unterminated"#, bearer("unterminated", "", "")),
+            (
+                r#"Bearer realm="unterminated"#,
+                bearer("unterminated", "", ""),
+            ),
         ] {
             assert_eq!(chosen(&[line]), expected, "{line}");
         }

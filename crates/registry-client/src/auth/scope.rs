@@ -49,7 +49,10 @@ impl Scopes {
 
     #[must_use]
     pub(crate) fn and_repository(mut self, path: &str, action: Action) -> Self {
-        self.add(&format!("repository:{path}"), action.words().iter().copied());
+        self.add(
+            &format!("repository:{path}"),
+            action.words().iter().copied(),
+        );
         self
     }
 
@@ -123,8 +126,9 @@ mod tests {
 
     #[test]
     fn a_challenge_adds_rights() {
-        let scopes = Scopes::repository("a", Action::Pull)
-            .and_text("repository:a:pull,push registry:catalog:* nonsense x: repository:h:1/p:pull");
+        let scopes = Scopes::repository("a", Action::Pull).and_text(
+            "repository:a:pull,push registry:catalog:* nonsense x: repository:h:1/p:pull",
+        );
         assert_eq!(
             scopes.to_string(),
             "registry:catalog:* repository:a:pull,push repository:h:1/p:pull"

@@ -262,10 +262,12 @@ mod tests {
     #[test]
     fn an_identity_token_goes_into_a_form() {
         let credentials = Credentials::IdentityToken(Secret::new("it"));
-        assert_eq!(TokenRequest::first_for(Some(&credentials)), TokenRequest::Post);
+        assert_eq!(
+            TokenRequest::first_for(Some(&credentials)),
+            TokenRequest::Post
+        );
         let key = key(Action::Pull, Some(credentials));
-        let (request, authorization) =
-            TokenRequest::Post.build(&key.realm.parse().unwrap(), &key);
+        let (request, authorization) = TokenRequest::Post.build(&key.realm.parse().unwrap(), &key);
         assert!(authorization.is_none());
         let Body::Bytes(form) = &request.body else {
             panic!("no form");
@@ -283,7 +285,10 @@ mod tests {
         let me = Some(Credentials::password("me", "pw"));
         cache.keep(key(Action::Push, me.clone()), token("t"));
         let found = |key: &TokenKey| cache.find(key).map(|t| t.value);
-        assert_eq!(found(&key(Action::Pull, me.clone())), Some(Secret::new("t")));
+        assert_eq!(
+            found(&key(Action::Pull, me.clone())),
+            Some(Secret::new("t"))
+        );
         assert_eq!(found(&key(Action::Delete, me.clone())), None);
         assert_eq!(found(&key(Action::Pull, None)), None);
         cache.forget(&super::super::bearer("t").unwrap());

@@ -2,9 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{
-    ConfigError, Mirror, MirrorUse, RegistriesConfig, RegistryRule, checked_location,
-};
+use super::{ConfigError, Mirror, MirrorUse, RegistriesConfig, RegistryRule, checked_location};
 
 #[derive(Deserialize)]
 struct File {

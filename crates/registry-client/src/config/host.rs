@@ -47,7 +47,9 @@ fn is_label(label: &str) -> bool {
     !label.is_empty()
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 fn without_port(authority: &str) -> &str {
@@ -93,10 +95,19 @@ mod tests {
 
     #[test]
     fn authorities() {
-        for yes in ["a", "a:1", "a.b-c.d:65535", "[::1]", "[fe80::1]:5000", "1.2.3.4"] {
+        for yes in [
+            "a",
+            "a:1",
+            "a.b-c.d:65535",
+            "[::1]",
+            "[fe80::1]:5000",
+            "1.2.3.4",
+        ] {
             assert!(is_authority(yes), "{yes}");
         }
-        for no in ["", ":1", "a:", "a:65536", "a:+1", "a b", "a/b", "[::1", "u@a", "-a", "a..b"] {
+        for no in [
+            "", ":1", "a:", "a:65536", "a:+1", "a b", "a/b", "[::1", "u@a", "-a", "a..b",
+        ] {
             assert!(!is_authority(no), "{no}");
         }
     }

@@ -15,7 +15,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub(crate) use host::{is_loopback, network_authority};
-pub(crate) use route::Remote;
+pub(crate) use route::{PullRemotes, Remote};
 
 /// The largest configuration text that is read, in bytes.
 pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
@@ -179,10 +179,10 @@ fn checked_location(text: &str) -> Result<String, ConfigError> {
     if !host::is_authority(host) {
         return Err(bad("it must begin with a host name"));
     }
-    let is_path_byte =
-        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/".contains(&b);
+    let is_path_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/".contains(&b);
     let is_component = |part: &str| !matches!(part, "" | "." | "..");
-    if !path.is_empty() && !(path.bytes().all(is_path_byte) && path.split('/').all(is_component)) {
+    let is_path = path.bytes().all(is_path_byte) && path.split('/').all(is_component);
+    if !path.is_empty() && !is_path {
         return Err(bad("its path must be a repository path"));
     }
     Ok(trimmed.to_owned())

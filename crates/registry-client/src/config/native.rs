@@ -107,13 +107,22 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.rules.len(), 2);
-        let hub = config.rules.iter().find(|r| r.prefix == "docker.io").unwrap();
+        let hub = config
+            .rules
+            .iter()
+            .find(|r| r.prefix == "docker.io")
+            .unwrap();
         assert_eq!(hub.mirrors[0].location, "mirror.example:5000/hub");
         let host = config.host("reg.example:5000");
         assert!(host.insecure);
         assert_eq!(host.max_concurrency, Some(4));
         assert_eq!(host.ca_files, [PathBuf::from("/etc/ca.pem")]);
-        assert!(config.rules.iter().any(|r| r.prefix == "bad.example" && r.blocked));
+        assert!(
+            config
+                .rules
+                .iter()
+                .any(|r| r.prefix == "bad.example" && r.blocked)
+        );
     }
 
     #[test]

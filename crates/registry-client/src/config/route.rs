@@ -16,31 +16,50 @@ pub(crate) struct Remote {
     pub(crate) mirror_of: Option<String>,
 }
 
+/// The hosts to pull a repository from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PullRemotes {
+    /// Asked first, in this order.
+    pub(crate) mirrors: Vec<Remote>,
+    /// The registry itself.
+    pub(crate) upstream: Remote,
+}
+
 impl RegistriesConfig {
     /// The hosts to pull from: the mirrors, then the registry itself.
     pub(crate) fn pull_remotes(
         &self,
         repository: &Repository,
         by_digest: bool,
-    ) -> Result<Vec<Remote>> {
+    ) -> Result<PullRemotes> {
         let upstream = self.push_remote(repository)?;
-        let Some((rule, rest)) = self.rule_for(repository) else {
-            return Ok(vec![upstream]);
-        };
         let applies = |used_for| match used_for {
             MirrorUse::All => true,
             MirrorUse::DigestOnly => by_digest,
             MirrorUse::TagOnly => !by_digest,
         };
-        let mirrors = rule.mirrors.iter().filter(|mirror| applies(mirror.used_for));
-        let mut remotes: Vec<Remote> = mirrors
-            .map(|mirror| Remote {
-                mirror_of: Some(repository.registry().to_owned()),
-                ..remote(&mirror.location, rest, mirror.insecure)
-            })
-            .collect();
-        remotes.push(upstream);
-        Ok(remotes)
+        let mirrors = match self.rule_for(repository) {
+            None => Vec::new(),
+            Some((rule, rest)) => rule
+                .mirrors
+                .iter()
+                .filter(|mirror| applies(mirror.used_for))
+                .map(|mirror| Remote {
+                    mirror_of: Some(repository.registry().to_owned()),
+                    ..remote(&mirror.location, rest, mirror.insecure)
+                })
+                .collect(),
+        };
+        Ok(PullRemotes { mirrors, upstream })
+    }
+
+    /// Whether a rule for the whole registry allows insecure connections to it.
+    pub(crate) fn is_insecure(&self, registry: &str) -> bool {
+        let concerns = |rule: &&RegistryRule| match &rule.location {
+            Some(location) => location == registry,
+            None => rule.prefix == registry,
+        };
+        self.rules.iter().filter(concerns).any(|rule| rule.insecure)
     }
 
     /// The host to push to: never a mirror.
@@ -138,14 +157,18 @@ mod tests {
         let repository: Repository = name.parse().unwrap();
         let remotes = config.pull_remotes(&repository, by_digest).unwrap();
         let name = |remote: &Remote| format!("{}/{}", remote.host, remote.path);
-        remotes.iter().map(name).collect()
+        let all = remotes.mirrors.iter().chain([&remotes.upstream]);
+        all.map(name).collect()
     }
 
     #[test]
     fn mirrors_come_first_and_rewrite_the_prefix() {
         assert_eq!(
             names("debian", false),
-            ["mirror.example:5000/hub/library/debian", "docker.io/library/debian"]
+            [
+                "mirror.example:5000/hub/library/debian",
+                "docker.io/library/debian"
+            ]
         );
         assert_eq!(
             names("debian", true),

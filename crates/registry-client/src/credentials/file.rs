@@ -110,7 +110,11 @@ impl AuthFile {
     }
 
     /// Puts credentials under the registry's key, replacing older spellings of it.
-    pub(super) fn store(&mut self, registry: &str, entry: &serde_json::Value) -> Result<(), String> {
+    pub(super) fn store(
+        &mut self,
+        registry: &str,
+        entry: &serde_json::Value,
+    ) -> Result<(), String> {
         self.edit_auths(|auths| {
             let key = stored_key(registry);
             auths.remove(|other| other != key && is_key_of(other, registry));
@@ -281,7 +285,12 @@ mod tests {
 
     #[test]
     fn hub_has_many_spellings() {
-        for key in ["docker.io", HUB_KEY, "index.docker.io", "https://registry-1.docker.io"] {
+        for key in [
+            "docker.io",
+            HUB_KEY,
+            "index.docker.io",
+            "https://registry-1.docker.io",
+        ] {
             let file = file(&format!(
                 r#"{{"auths":{{"{key}":{{"auth":"{}"}}}}}}"#,
                 auth("me")
@@ -341,7 +350,10 @@ mod tests {
         file.store("r.io", &encode_entry(&credentials)).unwrap();
         let written = file.to_text();
         assert!(written.contains("{\"User-Agent\":  \"x\"}"), "{written}");
-        assert!(written.contains("{\"auth\":   \"b3RoZXI6cHc=\"}"), "{written}");
+        assert!(
+            written.contains("{\"auth\":   \"b3RoZXI6cHc=\"}"),
+            "{written}"
+        );
         assert!(written.contains("\"n\": 1.0"), "{written}");
         let mut again = AuthFile::parse(&written).unwrap();
         assert_eq!(again.lookup("r.io", None).unwrap(), Some(credentials));

@@ -106,11 +106,7 @@ impl Helper {
         self.expect_success("erase", &output)
     }
 
-    fn expect_success(
-        &self,
-        action: &'static str,
-        output: &Output,
-    ) -> Result<(), CredentialError> {
+    fn expect_success(&self, action: &'static str, output: &Output) -> Result<(), CredentialError> {
         if output.status.success() {
             return Ok(());
         }

@@ -193,10 +193,7 @@ fn read_error_body(body: &[u8]) -> (Option<String>, Option<String>) {
     let first = parsed.errors.into_iter().next();
     let (code, message) = match first {
         Some(entry) => (entry.code, entry.message),
-        None => (
-            parsed.error,
-            parsed.error_description.or(parsed.details),
-        ),
+        None => (parsed.error, parsed.error_description.or(parsed.details)),
     };
     let shown = |text: Option<String>| text.map(|text| clean(&text)).filter(|t| !t.is_empty());
     (shown(code), shown(message))
@@ -205,7 +202,9 @@ fn read_error_body(body: &[u8]) -> (Option<String>, Option<String>) {
 /// A stranger's text made fit to print: one line, no control characters, bounded.
 pub(crate) fn clean(text: &str) -> String {
     let is_shown = |c: &char| !c.is_control() && !is_invisible(*c);
-    let spaced = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c });
+    let spaced = text
+        .chars()
+        .map(|c| if c.is_whitespace() { ' ' } else { c });
     let shown: String = spaced.filter(is_shown).take(SHOWN_CHARS_MAX).collect();
     shown.trim().to_owned()
 }

@@ -83,7 +83,11 @@ impl SourceBody {
 
     /// The error that the source itself ended with, if it did.
     pub(crate) fn take_failure(&self) -> Option<io::Error> {
-        let mut slot = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self
+            .0
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         slot.take()
     }
 
@@ -180,7 +184,10 @@ impl http_body::Body for Sending {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        let pieces = self.pieces.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let pieces = self
+            .pieces
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         let next = std::task::ready!(pieces.poll_next_unpin(context));
         let piece = next.unwrap_or_else(|| Err(ended_early()));
         Poll::Ready(Some(match piece {

@@ -105,7 +105,9 @@ fn explain(error: &reqwest::Error, connecting: bool) -> (TransportFailure, Strin
     if error.is_dns() {
         return (TransportFailure::Dns, dns_text(error));
     }
-    let chain = std::iter::successors(Some(error as &(dyn StdError + 'static)), |link| (*link).source());
+    let chain = std::iter::successors(Some(error as &(dyn StdError + 'static)), |link| {
+        (*link).source()
+    });
     for link in chain {
         if let Some(tls) = tls_error(link) {
             return (TransportFailure::Tls, tls_text(tls));
@@ -165,7 +167,9 @@ fn dns_text(error: &reqwest::Error) -> String {
 }
 
 fn innermost(error: &reqwest::Error) -> String {
-    let chain = std::iter::successors(Some(error as &(dyn StdError + 'static)), |link| (*link).source());
+    let chain = std::iter::successors(Some(error as &(dyn StdError + 'static)), |link| {
+        (*link).source()
+    });
     let last = chain.last().map(ToString::to_string);
     super::clean(&last.unwrap_or_default())
 }

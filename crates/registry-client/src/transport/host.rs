@@ -141,12 +141,10 @@ impl Hosts {
     /// The host of that name; `insecure` where the rule that led to it says so.
     pub(crate) fn host(&self, name: &str, insecure: bool) -> Arc<Host> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let host = known
-            .entry((name.to_owned(), insecure))
-            .or_insert_with(|| {
-                let settings = self.config.host(name);
-                Arc::new(Host::new(name, settings, insecure, self.transfers))
-            });
+        let host = known.entry((name.to_owned(), insecure)).or_insert_with(|| {
+            let settings = self.config.host(name);
+            Arc::new(Host::new(name, settings, insecure, self.transfers))
+        });
         Arc::clone(host)
     }
 }

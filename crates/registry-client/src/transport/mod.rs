@@ -29,6 +29,7 @@ pub use clients::Proxy;
 pub(crate) use clients::{Clients, Lane};
 pub use error::{TransportError, TransportFailure};
 pub(crate) use host::{Host, Hosts};
+pub(crate) use redirect::target as redirect_target;
 
 /// How many redirects one request follows.
 const REDIRECTS_MAX: usize = 10;
@@ -216,9 +217,7 @@ impl Transport {
         let host = authority_of(&request.url);
         match self.deliver(&client, built, &request.body).await {
             Ok(response) => Ok(Answer::new(response, host, at_home, self.timeouts.idle)),
-            Err(failure) if failure.while_connecting() => {
-                Err(Error::Unreachable { host, failure })
-            }
+            Err(failure) if failure.while_connecting() => Err(Error::Unreachable { host, failure }),
             Err(failure) => Err(Error::Interrupted {
                 host,
                 what: request.what.clone(),
@@ -252,9 +251,9 @@ impl Transport {
                 let patience = (self.timeouts.idle, self.timeouts.upload_finish);
                 source.watch(sent, patience.0, patience.1).await
             }
-            Body::Empty | Body::Bytes(_) => {
-                tokio::time::timeout(self.timeouts.response, sent).await.ok()
-            }
+            Body::Empty | Body::Bytes(_) => tokio::time::timeout(self.timeouts.response, sent)
+                .await
+                .ok(),
         };
         match response {
             Some(response) => response.map_err(TransportError::from),

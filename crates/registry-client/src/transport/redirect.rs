@@ -26,16 +26,12 @@ pub(super) fn next(request: &Request, answer: &Answer) -> Result<Option<Url>> {
     }
     let location = answer.header(&header::LOCATION);
     let location = location.ok_or_else(|| refuse("there is no `Location`"))?;
-    target(&request.url, location)
-        .map(Some)
-        .map_err(|problem| refuse(problem))
+    target(&request.url, location).map(Some).map_err(refuse)
 }
 
 /// Resolves `location` against `from` and checks that it may be gone to.
 pub(crate) fn target(from: &Url, location: &str) -> Result<Url, &'static str> {
-    let mut url = from
-        .join(location)
-        .map_err(|_| "`Location` is not a URL")?;
+    let mut url = from.join(location).map_err(|_| "`Location` is not a URL")?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("`Location` is neither http nor https");
     }
@@ -66,7 +62,10 @@ mod tests {
             ("https://cdn.example/z#f", Ok("https://cdn.example/z")),
             ("//cdn.example/z", Ok("https://cdn.example/z")),
             ("http://reg.example/b", Err("it leads from https to http")),
-            ("file:///etc/passwd", Err("`Location` is neither http nor https")),
+            (
+                "file:///etc/passwd",
+                Err("`Location` is neither http nor https"),
+            ),
             (
                 "https://u:p@cdn.example/",
                 Err("`Location` carries a user name or password"),
@@ -74,7 +73,11 @@ mod tests {
             ("https://", Err("`Location` is not a URL")),
         ] {
             let result = target(&from, location);
-            assert_eq!(result.as_ref().map(Url::as_str), expected.as_deref(), "{location}");
+            assert_eq!(
+                result.as_ref().map(Url::as_str),
+                expected.as_deref(),
+                "{location}"
+            );
         }
         let plain: Url = "http://localhost:5000/".parse().unwrap();
         assert!(target(&plain, "https://cdn.example/").is_ok());
