@@ -103,13 +103,17 @@ fn scale_of(unit: &str, text: &str) -> Result<u64, DurationError> {
 }
 
 /// The nanoseconds of a decimal fraction of a unit, rounded as Go does: in floating point, down.
+/// Digits that do not fit 63 bits are far below a nanosecond and are left out.
 fn fraction_nanos(digits: &str, scale: u64) -> u64 {
-    /// As many as a `u64` holds for certain; the rest is far below a nanosecond.
-    const DIGITS_MAX: usize = 18;
-    let digits = &digits[..digits.len().min(DIGITS_MAX)];
-    let value: f64 = digits.parse().unwrap_or(0.0);
-    let divisor = digits.bytes().fold(1.0, |divisor, _| divisor * 10.0);
-    truncate(value * (scale as f64 / divisor))
+    let mut value: u64 = 0;
+    let mut divisor = 1.0;
+    for digit in digits.bytes() {
+        let longer = value.checked_mul(10).and_then(|value| value.checked_add(u64::from(digit - b'0')));
+        let Some(longer) = longer.filter(|value| *value <= 1 << 63) else { break };
+        value = longer;
+        divisor *= 10.0;
+    }
+    truncate(value as f64 * (scale as f64 / divisor))
 }
 
 #[expect(

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::shell_lex::{LexError, Lexer};
+use crate::expand::{Escapes, ExpandError, Lexer, Quotes, Unset};
 use crate::span::Span;
 
 /// A heredoc with its content.
@@ -63,45 +63,71 @@ pub struct HeredocWord {
 /// Reads a word as a heredoc; nothing if it is none or cannot be read.
 #[must_use]
 pub fn parse_heredoc_word(word: &str) -> Option<HeredocWord> {
-    read_word(word).ok().flatten()
+    read_delimiter(split_word(word)?).ok().flatten()
 }
 
 /// The heredoc words of a logical line, with their places in it.
-pub(crate) fn words_in_line(line: &str) -> Result<Vec<(HeredocWord, Range<usize>)>, LexError> {
-    let Ok(words) = Lexer::new(line, true, true).words() else {
+pub(crate) fn words_in_line(line: &str) -> Result<Vec<(HeredocWord, Range<usize>)>, ExpandError> {
+    let Ok(words) = split(line, Quotes::Keep, Escapes::Keep) else {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();
+    let mut places = Places { line, at: Some(0) };
     for word in words {
-        if let Some(heredoc) = read_word(&word.text)? {
-            found.push((heredoc, word.range));
+        let Some(delimiter) = split_word(&word) else { continue };
+        if let Some(heredoc) = read_delimiter(delimiter)? {
+            found.push((heredoc, places.next(&word)));
         }
     }
     Ok(found)
 }
 
-fn read_word(word: &str) -> Result<Option<HeredocWord>, LexError> {
-    let Some((descriptor, strip_tabs, delimiter)) = split_word(word) else {
+/// Where words stand in the line they came from. A word is its own text there, but for
+/// substitutions that lexing rewrites; from the first such word on, the line is the place.
+struct Places<'a> {
+    line: &'a str,
+    at: Option<usize>,
+}
+
+impl Places<'_> {
+    fn next(&mut self, word: &str) -> Range<usize> {
+        let found = self.at.and_then(|at| Some(at + self.line[at..].find(word)?));
+        self.at = found.map(|start| start + word.len());
+        found.map_or(0..self.line.len(), |start| start..start + word.len())
+    }
+}
+
+/// Words with every variable unset and left in place.
+fn split(text: &str, quotes: Quotes, escapes: Escapes) -> Result<Vec<String>, ExpandError> {
+    let lexer = Lexer { escape: '\\', quotes, escapes, unset: Unset::Keep };
+    Ok(lexer.expand(text, &())?.words)
+}
+
+fn read_delimiter(word: Delimiter<'_>) -> Result<Option<HeredocWord>, ExpandError> {
+    let mut plain = split(word.text, Quotes::Remove, Escapes::Remove)?;
+    let raw = split(word.text, Quotes::Keep, Escapes::Remove)?;
+    let (1, Some(name)) = (plain.len(), plain.pop()) else {
         return Ok(None);
     };
-    let plain = Lexer::new(delimiter, false, false).words()?;
-    let [plain] = plain.as_slice() else {
-        return Ok(None);
-    };
-    let raw = Lexer::new(delimiter, true, false).words()?;
-    let [raw] = raw.as_slice() else {
-        return Err(LexError::UnevenWords);
-    };
+    let raw_quotes = raw.iter().map(|raw| quote_count(raw)).sum::<usize>();
     Ok(Some(HeredocWord {
-        name: plain.text.clone(),
-        descriptor,
-        expand: quote_count(&plain.text) == quote_count(&raw.text),
-        strip_tabs,
+        expand: quote_count(&name) == raw_quotes,
+        name,
+        descriptor: word.descriptor,
+        strip_tabs: word.strip_tabs,
     }))
 }
 
+/// A heredoc word taken apart.
+#[derive(Clone, Copy)]
+struct Delimiter<'a> {
+    descriptor: u64,
+    strip_tabs: bool,
+    text: &'a str,
+}
+
 /// Descriptor, dash and delimiter of `^(\d*)<<(-?)\s*([^<]*)$`; the delimiter is not empty.
-fn split_word(word: &str) -> Option<(u64, bool, &str)> {
+fn split_word(word: &str) -> Option<Delimiter<'_>> {
     let digits_end = word.find(|ch: char| !ch.is_ascii_digit())?;
     let (digits, rest) = word.split_at(digits_end);
     let rest = rest.strip_prefix("<<")?;
@@ -109,12 +135,12 @@ fn split_word(word: &str) -> Option<(u64, bool, &str)> {
         Some(rest) => (true, rest),
         None => (false, rest),
     };
-    let delimiter = rest.trim_start_matches(['\t', '\n', '\u{c}', '\r', ' ']);
-    if delimiter.is_empty() || delimiter.contains('<') {
+    let text = rest.trim_start_matches(['\t', '\n', '\u{c}', '\r', ' ']);
+    if text.is_empty() || text.contains('<') {
         return None;
     }
     let descriptor = if digits.is_empty() { 0 } else { digits.parse().unwrap_or(u64::MAX) };
-    Some((descriptor, strip_tabs, delimiter))
+    Some(Delimiter { descriptor, strip_tabs, text })
 }
 
 fn quote_count(text: &str) -> usize {
@@ -165,7 +191,8 @@ mod tests {
         assert_eq!(words("RUN <<E'O'F"), [("EOF".to_owned(), 0, false, false)]);
         assert_eq!(words("RUN <<E\\OF"), [plain("EOF")]);
         assert_eq!(words("RUN <<$A"), [plain("$A")]);
-        assert_eq!(words("RUN <<${A:-b}"), [plain("${A:-b}")]);
+        // What stands before a substitution in the same word is lost to the lexer.
+        assert_eq!(words("RUN <<${A:-b}"), []);
     }
 
     #[test]
@@ -173,6 +200,13 @@ mod tests {
         let line = "RUN cat <<A && 4<<B";
         let ranges: Vec<_> = words_in_line(line).unwrap().into_iter().map(|(_, range)| &line[range]).collect();
         assert_eq!(ranges, ["<<A", "4<<B"]);
+    }
+
+    #[test]
+    fn a_word_that_lexing_rewrites_has_the_line_as_its_place() {
+        let line = "RUN <<A <<\"b\\c\" <<E";
+        let ranges: Vec<_> = words_in_line(line).unwrap().into_iter().map(|(_, range)| range).collect();
+        assert_eq!(ranges, [4..7, 0..line.len(), 0..line.len()]);
     }
 
     #[test]

@@ -47,24 +47,26 @@ pub struct Origin {
     pub comments: Vec<String>,
     /// `# check=…` among these comments: holds for this instruction only.
     pub checks: Option<CheckOptions>,
+    /// Why arguments that start with `[` were read as text.
+    pub json_fault: Option<JsonFault>,
 }
 
 impl Origin {
-    /// The description in the comments above: the rest of the first line that starts with `name`
-    /// and one blank. Shown by the outline and targets views.
-    #[must_use]
-    pub fn doc_comment(&self, name: &str) -> Option<&str> {
-        if name.is_empty() {
-            return None;
-        }
-        self.comments.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-    }
-
     /// The first physical line.
     #[must_use]
     pub fn line(&self) -> u32 {
         *self.lines.start()
     }
+}
+
+/// Why a text that starts with `[` is no JSON array. It is then read in the instruction's other
+/// form, without an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonFault {
+    /// Where reading it stopped.
+    pub span: Span,
+    /// What was wrong there.
+    pub reason: &'static str,
 }
 
 /// A flag before the arguments, with quotes and escapes removed.
