@@ -40,6 +40,10 @@ mod permit;
 mod plan;
 mod solver;
 mod step;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
+#[cfg(test)]
+mod tests;
 mod tiers;
 
 pub use cache::{

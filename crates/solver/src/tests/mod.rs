@@ -1,0 +1,11 @@
+//! Behaviour of whole solves.
+
+mod cancellation;
+mod explanation;
+mod faults;
+mod keys;
+mod laziness;
+mod seeds;
+mod shape;
+mod sharing;
+mod support;

@@ -1,0 +1,255 @@
+//! Thousands of small worlds: random graphs, several builds at once on one solver, steps
+//! that fail, builds that are cancelled or dropped, caches that fail. All on one thread
+//! with a paused clock, so that each seed always takes the same course.
+//!
+//! Held against [`evaluate`]: a build that succeeds has the right files, and the fake
+//! executor notes everything that runs twice or out of order.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use longshore_graph::{
+    FileAction, FileInput, FileOp, Graph, Input, Mkfile, Op, Source, Vertex, VertexId,
+};
+
+use super::support::*;
+use crate::testkit::{FakeExecutor, Faults, FaultyCache, Random, Recorder, World, evaluate};
+use crate::{CacheKey, CacheTiers, MemoryCache, NoLock, SolveError, Solver};
+
+const SEEDS: u64 = 3000;
+const CONTEXTS: [&str; 3] = ["base", "context", "extra"];
+
+fn any(random: &mut Random, graph: &Graph) -> VertexId {
+    // Mostly near the top, so that graphs get deep.
+    let len = graph.len();
+    let back = random.below(len).min(random.below(len));
+    VertexId(u32::try_from(len - 1 - back).unwrap())
+}
+
+fn random_graph(random: &mut Random) -> Graph {
+    let mut graph = Graph::default();
+    for name in CONTEXTS {
+        local(&mut graph, name);
+    }
+    let scratch = Vertex::new("scratch", Op::Source(Source::Scratch), vec![]);
+    graph.push(scratch).unwrap();
+    for _ in 0..random.below(24) + 1 {
+        random_vertex(random, &mut graph);
+    }
+    graph
+}
+
+fn random_vertex(random: &mut Random, graph: &mut Graph) {
+    let (one, two) = (any(random, graph), any(random, graph));
+    let path = ["a", "b", "c"][random.below(3)];
+    let text = ["1", "2"][random.below(2)];
+    let id = match random.below(9) {
+        0 | 1 => run(graph, one, &["write", path, text]),
+        2 => run(graph, one, &["const", path, text]),
+        3 | 4 => run(graph, one, &["sum", path]),
+        5 => {
+            let inputs = vec![Input::first(one), Input::first(two)];
+            graph.push(Vertex::new("merge", Op::Merge, inputs)).unwrap()
+        }
+        6 => {
+            // The whole of another tree: always there.
+            let dest = format!("/{path}");
+            copy(graph, one, two, "", &dest)
+        }
+        7 => {
+            let mut op = exec(&["sum", path]);
+            op.mounts.push(bind_mount(1, "/src", ""));
+            let inputs = vec![Input::first(one), Input::first(two)];
+            let name = format!("sum {path} with src");
+            graph.push(Vertex::new(name, Op::Exec(op), inputs)).unwrap()
+        }
+        _ => {
+            let mkfile = Mkfile {
+                path: format!("/{path}"),
+                mode: 0o644,
+                content: text.as_bytes().to_vec(),
+                owner: None,
+                timestamp: None,
+            };
+            let action = FileAction {
+                input: FileInput::Vertex(0),
+                kind: longshore_graph::FileActionKind::Mkfile(mkfile),
+            };
+            let op = Op::File(FileOp {
+                actions: vec![action],
+            });
+            let inputs = vec![Input::first(one)];
+            graph.push(Vertex::new("mkfile", op, inputs)).unwrap()
+        }
+    };
+    graph.meta_mut(id).ignore_cache = random.one_in(12);
+}
+
+fn fill(world: &World, random: &mut Random) {
+    for name in CONTEXTS {
+        let text = ["old", "new"][random.below(2)];
+        world.context(name, &[("f", text), ("g", name)]);
+    }
+}
+
+/// How one build of a seed is treated.
+struct Fate {
+    graph: Graph,
+    targets: Vec<VertexId>,
+    begins_ms: u64,
+    canceled_ms: Option<u64>,
+    dropped_ms: Option<u64>,
+}
+
+fn fate(random: &mut Random, graph: &Graph) -> Fate {
+    let mut at = |times| random.one_in(times).then(|| random.below(80) as u64);
+    let (canceled_ms, dropped_ms) = (at(4), at(10));
+    let top = VertexId(u32::try_from(graph.len() - 1).unwrap());
+    Fate {
+        graph: graph.clone(),
+        targets: vec![top, any(random, graph)],
+        begins_ms: random.below(40) as u64,
+        canceled_ms,
+        dropped_ms,
+    }
+}
+
+async fn live(fate: &Fate, bench: &Bench, failing: bool) {
+    tokio::time::sleep(Duration::from_millis(fate.begins_ms)).await;
+    let request = bench.request(&fate.graph, &fate.targets);
+    let cancel = request.cancel.clone();
+    let canceller = async {
+        let Some(ms) = fate.canceled_ms else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        cancel.cancel();
+        std::future::pending().await
+    };
+    let dropped = fate.dropped_ms.map_or(u64::MAX / 2, |ms| ms);
+    let result = tokio::select! {
+        biased;
+        result = bench.solver.solve(request) => result,
+        () = canceller => unreachable!(),
+        () = tokio::time::sleep(Duration::from_millis(dropped)), if fate.dropped_ms.is_some() => return,
+    };
+    match result {
+        Ok(trees) => {
+            for (target, tree) in fate.targets.iter().zip(trees) {
+                let source = |source: &Source| bench.world.source(source);
+                let truth = evaluate(&fate.graph, Input::first(*target), source).unwrap();
+                assert_eq!(*tree.files, truth);
+            }
+        }
+        Err(SolveError::Canceled) => assert!(fate.canceled_ms.is_some()),
+        Err(SolveError::Step { .. }) => assert!(failing),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+async fn seed(seed: u64) {
+    let mut random = Random::new(seed);
+    let graph = random_graph(&mut random);
+    let cache = Arc::new(MemoryCache::default());
+    let faults = match random.below(3) {
+        0 => Faults::OneIn(4, Mutex::new(random.clone())),
+        _ => Faults::Never,
+    };
+    let faultless = matches!(faults, Faults::Never);
+    let faulty = FaultyCache::new(cache, faults);
+    let bench = Bench::on(Arc::new(faulty), 1 + random.below(3));
+    fill(&bench.world, &mut random);
+    bench.world.shuffle(random.next());
+    // Two generations: the sources change in between.
+    for generation in 0..2 {
+        let mut graph = graph.clone();
+        let failing = random.one_in(4);
+        if failing {
+            let step = any(&mut random, &graph);
+            bench.world.fail(&graph.vertex(step).meta.name);
+        }
+        if generation > 0 {
+            fill(&bench.world, &mut random);
+            random_vertex(&mut random, &mut graph);
+        }
+        let fates: Vec<_> = (0..1 + random.below(3))
+            .map(|_| fate(&mut random, &graph))
+            .collect();
+        // A step that ended in a dropped solve may not have been recorded.
+        if !faultless || fates.iter().any(|fate| fate.dropped_ms.is_some()) {
+            bench.world.allow_reruns();
+        }
+        let lives = fates.iter().map(|fate| live(fate, &bench, failing));
+        in_time(futures_util::future::join_all(lives)).await;
+        tokio::time::sleep(Duration::from_secs(5)).await; // dropped builds end
+        bench.assert_lawful();
+        bench.world.mend();
+    }
+}
+
+#[test]
+fn random_worlds_keep_every_rule() {
+    let first = std::option_env!("LONGSHORE_SEED").and_then(|seed| seed.parse().ok());
+    let seeds = first.map_or(0..SEEDS, |first: u64| first..first + 1);
+    for number in seeds {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            runtime.block_on(seed(number));
+        }));
+        assert!(outcome.is_ok(), "seed {number}");
+    }
+}
+
+/// Neither the order in which steps end nor how many run at once is in any key.
+#[test]
+fn order_and_parallelism_change_no_key_and_no_result() {
+    for number in 0..200 {
+        let graph = random_graph(&mut Random::new(number));
+        let top = VertexId(u32::try_from(graph.len() - 1).unwrap());
+        let observe = |jobs: usize, shuffle: u64| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(observed(&graph, top, jobs, shuffle))
+        };
+        let one = observe(1, 1);
+        assert_eq!(one, observe(8, 2), "seed {number}");
+        assert_eq!(one, observe(3, 3), "seed {number}");
+    }
+}
+
+async fn observed(
+    graph: &Graph,
+    top: VertexId,
+    jobs: usize,
+    shuffle: u64,
+) -> (crate::testkit::FakeTree, BTreeSet<CacheKey>) {
+    let world = WORLD.get_or_init(World::new);
+    let mut random = Random::new(7);
+    fill(world, &mut random);
+    world.shuffle(shuffle);
+    world.allow_reruns();
+    let tiers = CacheTiers::local(Arc::new(MemoryCache::default()));
+    let solver = Solver::new(tiers, Arc::new(NoLock), limits(jobs));
+    let events = Arc::new(Recorder::default());
+    let request = crate::SolveRequest {
+        executor: FakeExecutor::new(world),
+        graph: Arc::new(graph.clone()),
+        targets: vec![Input::first(top)],
+        scope: String::new(),
+        events: events.clone(),
+        cancel: Default::default(),
+    };
+    let mut trees = in_time(solver.solve(request)).await.unwrap();
+    let keys = events.missed_keys().into_iter().map(|(_, key)| key);
+    (trees.remove(0), keys.collect())
+}
+
+static WORLD: std::sync::OnceLock<Arc<World>> = std::sync::OnceLock::new();

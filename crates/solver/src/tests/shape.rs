@@ -1,0 +1,124 @@
+//! Deep graphs, wide graphs, and how many steps run at the same time.
+
+use std::time::Duration;
+
+use longshore_graph::{Graph, Input, Op, Vertex};
+
+use super::support::*;
+use crate::ResourceClass;
+
+#[tokio::test]
+async fn fifty_thousand_steps_deep() {
+    let mut graph = Graph::default();
+    let mut top = local(&mut graph, "base");
+    for _ in 0..50_000 {
+        let inputs = vec![Input::first(top)];
+        top = graph.push(Vertex::new("merge", Op::Merge, inputs)).unwrap();
+    }
+    let bench = Bench::new();
+    bench.world.context("base", &[("x", "x")]);
+    // Every level makes what the first made: one runs, all others are cut off.
+    assert_eq!(bench.build(&graph, top).await, ["base", "merge"]);
+    assert_eq!(bench.build(&graph, top).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_thousand_steps_wide() {
+    let mut graph = Graph::default();
+    let base = local(&mut graph, "base");
+    let mut inputs = Vec::new();
+    for number in 0..10_000 {
+        let number = number.to_string();
+        inputs.push(Input::first(run(
+            &mut graph,
+            base,
+            &["const", &number, "x"],
+        )));
+    }
+    let top = graph.push(Vertex::new("top", Op::Merge, inputs)).unwrap();
+    let bench = Bench::with_jobs(8);
+    bench.world.context("base", &[("x", "x")]);
+    assert_eq!(bench.build(&graph, top).await.len(), 10_002);
+    assert!(bench.world.busiest(ResourceClass::Run) <= 8);
+    assert_eq!(bench.build(&graph, top).await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_steps_run_at_once_as_there_are_places_and_no_more() {
+    let mut graph = Graph::default();
+    let base = local(&mut graph, "base");
+    let mut inputs = Vec::new();
+    for number in 0..40 {
+        let number = number.to_string();
+        inputs.push(Input::first(run(
+            &mut graph,
+            base,
+            &["const", &number, "x"],
+        )));
+    }
+    let top = graph.push(Vertex::new("top", Op::Merge, inputs)).unwrap();
+    let bench = Bench::with_jobs(3);
+    bench.world.context("base", &[("x", "x")]);
+    bench.world.shuffle(1);
+    bench.build(&graph, top).await;
+    assert_eq!(bench.world.busiest(ResourceClass::Run), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_way_is_gone_first() {
+    let mut graph = Graph::default();
+    let base = local(&mut graph, "base");
+    let mut inputs: Vec<_> = (0..5)
+        .map(|number| Input::first(run(&mut graph, base, &["const", &number.to_string(), "x"])))
+        .collect();
+    let mut long = base;
+    for number in 0..3 {
+        long = run(&mut graph, long, &["write", &number.to_string(), "long"]);
+    }
+    inputs.push(Input::first(long));
+    let top = graph.push(Vertex::new("top", Op::Merge, inputs)).unwrap();
+    let bench = Bench::with_jobs(1);
+    bench.world.context("base", &[("x", "x")]);
+    bench.world.shuffle(9);
+    let ran = bench.build(&graph, top).await;
+    let at = |name: &str| ran.iter().position(|ran| ran == name).unwrap();
+    // One of the short ones may have begun before the long one was ready.
+    assert!(at("write 0 long") <= 2, "{ran:?}");
+    assert!(at("write 1 long") <= 4, "{ran:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_build_does_not_wait_behind_all_of_a_large_one() {
+    let mut large = Graph::default();
+    let base = local(&mut large, "base");
+    let mut inputs = Vec::new();
+    for number in 0..60 {
+        let number = number.to_string();
+        inputs.push(Input::first(run(
+            &mut large,
+            base,
+            &["const", &number, "x"],
+        )));
+    }
+    let top = large.push(Vertex::new("top", Op::Merge, inputs)).unwrap();
+    let mut small = Graph::default();
+    let base = local(&mut small, "base");
+    let only = run(&mut small, base, &["const", "small", "x"]);
+    let bench = Bench::with_jobs(2);
+    bench.world.context("base", &[("x", "x")]);
+    bench.world.shuffle(2);
+    let targets = [top];
+    let ((), _) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            bench.solve(&small, &[only]).await;
+            let before = bench.world.runs().len();
+            assert!(
+                before < 20,
+                "{before} steps ran before the small build ended"
+            );
+        },
+        bench.solve(&large, &targets)
+    );
+    bench.assert_lawful();
+}

@@ -1,0 +1,210 @@
+//! Short ways to graphs, builds and their outcomes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_graph::{
+    Copy, Exec, FileAction, FileActionKind, FileInput, FileOp, Graph, Input, LocalSource, Mount,
+    MountKind, NetworkMode, Op, Resources, SecurityMode, Source, Vertex, VertexId,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::testkit::{FakeExecutor, FakeTree, Recorder, World};
+use crate::{
+    CacheBackend, CacheTiers, Limits, MemoryCache, NoLock, SolveError, SolveRequest, Solver,
+};
+
+pub(super) fn local(graph: &mut Graph, name: &str) -> VertexId {
+    let source = Source::Local(LocalSource {
+        name: name.to_owned(),
+    });
+    graph
+        .push(Vertex::new(name, Op::Source(source), vec![]))
+        .unwrap()
+}
+
+pub(super) fn exec(args: &[&str]) -> Exec {
+    Exec {
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: vec![("PATH".to_owned(), "/bin".to_owned())],
+        cwd: "/".to_owned(),
+        user: String::new(),
+        hostname: String::new(),
+        extra_hosts: vec![],
+        proxy_env: Default::default(),
+        mounts: vec![root_mount()],
+        network: NetworkMode::Default,
+        security: SecurityMode::Sandbox,
+        shm_size_bytes: None,
+        ulimits: vec![],
+        cgroup_parent: String::new(),
+        resources: Resources::default(),
+    }
+}
+
+pub(super) fn root_mount() -> Mount {
+    Mount {
+        target: "/".to_owned(),
+        input: Some(0),
+        selector: String::new(),
+        readonly: false,
+        output: Some(0),
+        kind: MountKind::Bind,
+    }
+}
+
+pub(super) fn bind_mount(input: usize, target: &str, selector: &str) -> Mount {
+    Mount {
+        target: target.to_owned(),
+        input: Some(input),
+        selector: selector.to_owned(),
+        readonly: true,
+        output: None,
+        kind: MountKind::Bind,
+    }
+}
+
+/// `RUN` of a command on `root`; named by the command.
+pub(super) fn run(graph: &mut Graph, root: VertexId, args: &[&str]) -> VertexId {
+    let name = args.join(" ");
+    let vertex = Vertex::new(name, Op::Exec(exec(args)), vec![Input::first(root)]);
+    graph.push(vertex).unwrap()
+}
+
+pub(super) fn copy_op(source: &str, dest: &str) -> Copy {
+    Copy {
+        from: FileInput::Vertex(1),
+        source: source.to_owned(),
+        dest: dest.to_owned(),
+        owner: None,
+        mode: None,
+        follow_link: false,
+        directory_contents_only: false,
+        unpack: false,
+        wildcard: false,
+        allow_empty_wildcard: false,
+        create_dest_path: true,
+        always_replace: false,
+        include: vec![],
+        exclude: vec![],
+        required: vec![],
+        timestamp: None,
+    }
+}
+
+pub(super) fn copy_vertex(copy: Copy) -> Op {
+    Op::File(FileOp {
+        actions: vec![FileAction {
+            input: FileInput::Vertex(0),
+            kind: FileActionKind::Copy(copy),
+        }],
+    })
+}
+
+/// `COPY --from=from source dest` on `base`.
+pub(super) fn copy(
+    graph: &mut Graph,
+    base: VertexId,
+    from: VertexId,
+    source: &str,
+    dest: &str,
+) -> VertexId {
+    let inputs = vec![Input::first(base), Input::first(from)];
+    let op = copy_vertex(copy_op(source, dest));
+    let name = format!("COPY {source} {dest}");
+    graph.push(Vertex::new(name, op, inputs)).unwrap()
+}
+
+/// A world, a cache and a solver over both.
+pub(super) struct Bench {
+    pub(super) world: Arc<World>,
+    pub(super) cache: Arc<MemoryCache>,
+    pub(super) solver: Arc<Solver<FakeTree>>,
+}
+
+/// How a build went.
+pub(super) struct Outcome {
+    pub(super) result: Result<Vec<FakeTree>, SolveError>,
+    pub(super) events: Arc<Recorder>,
+}
+
+impl Outcome {
+    pub(super) fn file(&self, path: &str) -> String {
+        let trees = self.result.as_ref().unwrap();
+        trees[0].files.get(path).cloned().unwrap_or_default()
+    }
+}
+
+pub(super) fn limits(jobs: usize) -> Limits {
+    Limits {
+        cancel_grace: Duration::from_secs(1),
+        ..Limits::new(jobs, jobs)
+    }
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self::with_jobs(4)
+    }
+
+    pub(super) fn with_jobs(jobs: usize) -> Self {
+        let cache = Arc::new(MemoryCache::default());
+        let mut bench = Self::on(cache.clone(), jobs);
+        bench.cache = cache;
+        bench
+    }
+
+    /// On another cache than the one in `cache`, which stays empty.
+    pub(super) fn on(backend: Arc<dyn CacheBackend>, jobs: usize) -> Self {
+        Self::tiers(CacheTiers::local(backend), jobs)
+    }
+
+    pub(super) fn tiers(tiers: CacheTiers, jobs: usize) -> Self {
+        Self {
+            world: World::new(),
+            cache: Arc::default(),
+            solver: Arc::new(Solver::new(tiers, Arc::new(NoLock), limits(jobs))),
+        }
+    }
+
+    pub(super) fn request(&self, graph: &Graph, targets: &[VertexId]) -> SolveRequest<FakeTree> {
+        SolveRequest {
+            executor: FakeExecutor::new(&self.world),
+            graph: Arc::new(graph.clone()),
+            targets: targets.iter().map(|target| Input::first(*target)).collect(),
+            scope: "test".to_owned(),
+            events: Arc::new(Recorder::default()),
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    /// One build, which must end: the clock is paused, so that waiting for nothing is
+    /// noticed at once.
+    pub(super) async fn solve(&self, graph: &Graph, targets: &[VertexId]) -> Outcome {
+        let events = Arc::new(Recorder::default());
+        let mut request = self.request(graph, targets);
+        request.events = events.clone();
+        let result = in_time(self.solver.solve(request)).await;
+        Outcome { result, events }
+    }
+
+    /// A build that must succeed, without a rule broken; what ran in it, in order.
+    pub(super) async fn build(&self, graph: &Graph, target: VertexId) -> Vec<String> {
+        self.world.forget_runs();
+        let outcome = self.solve(graph, &[target]).await;
+        assert!(outcome.result.is_ok(), "{:?}", outcome.result);
+        self.assert_lawful();
+        self.world.runs()
+    }
+
+    pub(super) fn assert_lawful(&self) {
+        assert_eq!(self.world.violations(), Vec::<String>::new());
+    }
+}
+
+/// Fails when `work` does not end.
+pub(super) async fn in_time<V>(work: impl Future<Output = V>) -> V {
+    tokio::time::timeout(Duration::from_secs(3600), work)
+        .await
+        .expect("a deadlock")
+}
