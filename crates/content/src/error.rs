@@ -46,15 +46,15 @@ pub enum ContentError {
     #[error("content is {actual}, not {expected}")]
     DigestMismatch {
         /// The promised digest.
-        expected: Digest,
+        expected: Box<Digest>,
         /// The digest of what arrived.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// A blob is larger than the caller allows to be read at once.
     #[error("blob {digest} is {size_bytes} bytes, more than {limit_bytes}")]
     TooLarge {
         /// The blob.
-        digest: Digest,
+        digest: Box<Digest>,
         /// Its size.
         size_bytes: u64,
         /// The caller's limit.
@@ -81,6 +81,13 @@ impl ContentError {
             doing,
             path,
             source,
+        }
+    }
+
+    pub(crate) fn mismatch(expected: &Digest, actual: &Digest) -> Self {
+        Self::DigestMismatch {
+            expected: Box::new(*expected),
+            actual: Box::new(*actual),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Blobs as files, for pipelines within this process: synchronous, no copies.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -143,10 +143,7 @@ impl LocalStore {
     pub fn put_as(&self, content: &[u8], expected: &Digest) -> Result<Digest, ContentError> {
         let actual = Digest::of(expected.algorithm(), content);
         if actual != *expected {
-            return Err(ContentError::DigestMismatch {
-                expected: *expected,
-                actual,
-            });
+            return Err(ContentError::mismatch(expected, &actual));
         }
         self.lease_before_placing(expected)?;
         if self.holds(content, expected)? && self.publish(expected)? {
@@ -197,7 +194,7 @@ impl LocalStore {
         };
         if info.size_bytes > limit_bytes {
             return Err(ContentError::TooLarge {
-                digest: *digest,
+                digest: Box::new(*digest),
                 size_bytes: info.size_bytes,
                 limit_bytes,
             });

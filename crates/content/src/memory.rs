@@ -120,10 +120,7 @@ impl Ingest for MemoryIngest {
         if let Some(expected) = expected
             && *expected != actual
         {
-            return Err(ContentError::DigestMismatch {
-                expected: *expected,
-                actual,
-            });
+            return Err(ContentError::mismatch(expected, &actual));
         }
         let content = Bytes::from(std::mem::take(&mut self.content));
         let mut state = self.store.lock();

@@ -89,10 +89,7 @@ impl UploadFile {
         if let Some(expected) = expected
             && *expected != actual
         {
-            return Err(ContentError::DigestMismatch {
-                expected: *expected,
-                actual,
-            });
+            return Err(ContentError::mismatch(expected, &actual));
         }
         self.store
             .place(&self.file, &self.path, &actual, self.offset)

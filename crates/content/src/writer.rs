@@ -80,10 +80,7 @@ impl LocalWriter {
         if actual == *expected {
             return Ok(actual);
         }
-        Err(ContentError::DigestMismatch {
-            expected: *expected,
-            actual,
-        })
+        Err(ContentError::mismatch(expected, &actual))
     }
 }
 
