@@ -135,6 +135,8 @@ pub struct ExpandError {
     pub text: String,
     /// What is wrong with it.
     pub problem: ExpandProblem,
+    /// Names that were looked up until then and not found.
+    pub unmatched: BTreeSet<String>,
 }
 
 /// What is wrong with a text.
@@ -230,9 +232,10 @@ impl Lexer {
     /// # Errors
     /// What [`ExpandProblem`] says, with the whole text.
     pub fn expand(&self, text: &str, env: &dyn Environment) -> Result<Expansion, ExpandError> {
-        scan::expand(self, text, env).map_err(|problem| ExpandError {
+        scan::expand(self, text, env).map_err(|(problem, unmatched)| ExpandError {
             text: text.to_owned(),
             problem,
+            unmatched,
         })
     }
 }

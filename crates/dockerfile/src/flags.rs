@@ -122,7 +122,7 @@ impl FlagFault {
             Self::Duplicate => {
                 let message = format!("duplicate flag specified: --{name}");
                 let first = flags.given.iter().find(|(given, _)| given == name);
-                let first = first.map_or(Span::default(), |(_, value)| value.span);
+                let first = first.map_or_else(Span::default, |(_, value)| value.span);
                 error(DiagnosticKind::DuplicateFlag, message)
                     .with_label(first, "first given here")
                     .with_help("give the flag once")

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::check::CheckOptions;
 use crate::directive::{Directive, Escape};
-use crate::heredoc::Heredoc;
+use crate::heredoc::{Heredoc, parse_heredoc_word};
 use crate::mount::MountFlag;
 use crate::span::{Span, Spanned};
 
@@ -209,6 +209,16 @@ pub struct RunInstruction {
     pub security: SecurityMode,
     /// `--device`, in order.
     pub devices: Vec<DeviceRequest>,
+}
+
+impl RunInstruction {
+    /// The heredoc that is the whole command (`RUN <<EOF`): its body is run by the shell, or on its
+    /// own if it starts with `#!`. Nothing if the heredocs are redirections of a longer command.
+    #[must_use]
+    pub fn script(&self) -> Option<&Heredoc> {
+        let CommandForm::Shell(text) = &self.command else { return None };
+        parse_heredoc_word(text).and(self.heredocs.first())
+    }
 }
 
 /// Which network a `RUN` sees.

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod checks;
+pub mod compat;
 mod csv;
 pub mod device;
 pub mod diagnostic;

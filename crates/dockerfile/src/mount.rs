@@ -394,7 +394,7 @@ impl Draft {
             return Err(MountError::SharingForKind { kind: self.kind });
         }
         Ok(Mount {
-            read_only: self.read_only.unwrap_or(!self.kind.is_writable_by_default()),
+            read_only: self.read_only.unwrap_or_else(|| !self.kind.is_writable_by_default()),
             kind: self.kind,
             from: Some(self.from).filter(|from| !from.is_empty()),
             source: self.source,

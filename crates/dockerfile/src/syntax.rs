@@ -31,7 +31,7 @@ pub struct Node {
     /// Whether the arguments were given as a JSON array.
     pub is_json: bool,
     /// The instruction inside an `ONBUILD`.
-    pub trigger: Option<Box<Node>>,
+    pub trigger: Option<Box<Self>>,
     /// Heredocs in order.
     pub heredocs: Vec<Heredoc>,
     /// The logical line as joined, blanks at its end included.

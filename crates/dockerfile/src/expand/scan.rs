@@ -13,7 +13,12 @@ const PAST_END: char = '\u{fffd}';
 
 type Result<T> = std::result::Result<T, ExpandProblem>;
 
-pub(super) fn expand(lexer: &Lexer, text: &str, env: &dyn Environment) -> Result<Expansion> {
+/// What the text expands to, or what is wrong and which names were not found until then.
+pub(super) fn expand(
+    lexer: &Lexer,
+    text: &str,
+    env: &dyn Environment,
+) -> std::result::Result<Expansion, (ExpandProblem, BTreeSet<String>)> {
     // A byte order mark at the very start is no text.
     let rest = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut scan = Scan {
@@ -27,13 +32,15 @@ pub(super) fn expand(lexer: &Lexer, text: &str, env: &dyn Environment) -> Result
         matched: BTreeSet::new(),
         unmatched: BTreeSet::new(),
     };
-    let (word, words) = scan.until(None)?;
-    Ok(Expansion {
-        word,
-        words,
-        matched: scan.matched,
-        unmatched: scan.unmatched,
-    })
+    match scan.until(None) {
+        Ok((word, words)) => Ok(Expansion {
+            word,
+            words,
+            matched: scan.matched,
+            unmatched: scan.unmatched,
+        }),
+        Err(problem) => Err((problem, scan.unmatched)),
+    }
 }
 
 struct Scan<'a> {
