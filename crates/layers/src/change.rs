@@ -115,9 +115,9 @@ pub(crate) fn mtime_of(stat: &Stat) -> Timestamp {
     timestamp(stat.st_mtime, stat.st_mtime_nsec)
 }
 
-fn timestamp(seconds: i64, nanoseconds: u64) -> Timestamp {
+fn timestamp(seconds: i64, nanoseconds: impl TryInto<u32>) -> Timestamp {
     Timestamp {
         seconds,
-        nanoseconds: u32::try_from(nanoseconds).unwrap_or(0),
+        nanoseconds: nanoseconds.try_into().unwrap_or(0),
     }
 }

@@ -22,6 +22,9 @@ pub const XATTR_VALUE_BYTES_MAX: usize = 1 << 16;
 /// The most entries of one layer; the largest known images have about a million.
 pub const ENTRIES_MAX: usize = 1 << 22;
 
+/// The longest extended header or long name of a tar archive: what Go's reader takes.
+pub const PAX_BYTES_MAX: usize = 1 << 20;
+
 /// The most symbolic links followed on the way to one path.
 pub const SYMLINKS_FOLLOWED_MAX: usize = 255;
 

@@ -1,0 +1,118 @@
+use std::io::Read as _;
+
+use super::*;
+
+/// Text that repeats far apart and some noise: what a layer is like.
+pub(super) fn sample(bytes: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut out = Vec::with_capacity(bytes);
+    while out.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        match state % 8 {
+            0 => out.extend_from_slice(&state.to_le_bytes()),
+            n => {
+                let words = [
+                    "layer ",
+                    "/usr/lib/",
+                    "fn main() {\n",
+                    "0000644",
+                    "}\n",
+                    "é",
+                    " = ",
+                ];
+                out.extend_from_slice(words[n as usize - 1].as_bytes());
+                out.extend_from_slice((state >> 40).to_string().as_bytes());
+            }
+        }
+    }
+    out.truncate(bytes);
+    out
+}
+
+fn compressed(content: &[u8], compression: Compression, threads: usize, cut: usize) -> Vec<u8> {
+    let threads = NonZeroUsize::new(threads).unwrap();
+    let mut compressor = Compressor::new(compression, threads, Vec::new()).unwrap();
+    for piece in content.chunks(cut) {
+        compressor.write_all(piece).unwrap();
+    }
+    compressor.finish().unwrap()
+}
+
+fn gunzip_as_one_member(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut reader = flate2::bufread::GzDecoder::new(bytes);
+    reader.read_to_end(&mut out).unwrap();
+    assert!(reader.into_inner().is_empty(), "more than one member");
+    out
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads_or_on_how_they_were_written() {
+    let content = sample(3 * gzip::BLOCK_BYTES + 17);
+    for compression in [
+        Compression::Gzip { level: 1 },
+        Compression::GZIP,
+        Compression::ZSTD,
+    ] {
+        let one = compressed(&content, compression, 1, usize::MAX);
+        for (threads, cut) in [(1, 1000), (2, 4096), (5, 65_537)] {
+            assert_eq!(compressed(&content, compression, threads, cut), one);
+        }
+    }
+}
+
+#[test]
+fn zstd_bytes_do_not_depend_on_threads_beyond_one_job() {
+    // Workers take jobs of several megabytes each.
+    let content = sample(20 << 20);
+    let one = compressed(&content, Compression::ZSTD, 1, 1 << 16);
+    assert_eq!(compressed(&content, Compression::ZSTD, 4, 1 << 18), one);
+    assert_eq!(zstd::decode_all(&one[..]).unwrap(), content);
+}
+
+#[test]
+fn every_length_around_a_block_is_one_member() {
+    let content = sample(2 * gzip::BLOCK_BYTES + 2);
+    let block = gzip::BLOCK_BYTES;
+    for length in [0, 1, block - 1, block, block + 1, 2 * block, 2 * block + 1] {
+        for level in [0, 1, 6, 9] {
+            let bytes = compressed(&content[..length], Compression::Gzip { level }, 2, 100_000);
+            assert!(
+                gunzip_as_one_member(&bytes) == content[..length],
+                "{length} at {level}"
+            );
+        }
+    }
+}
+
+#[test]
+fn blocks_cost_less_than_two_percent() {
+    let content = sample(4 << 20);
+    for level in [1, 6, 9] {
+        let plain = {
+            let level = flate2::Compression::new(level);
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(&content).unwrap();
+            encoder.finish().unwrap().len()
+        };
+        let blocks = compressed(&content, Compression::Gzip { level }, 2, 1 << 20).len();
+        assert!(
+            blocks * 100 < plain * 102,
+            "level {level}: {blocks} against {plain}"
+        );
+    }
+}
+
+#[test]
+fn levels_that_do_not_exist_are_refused() {
+    for compression in [
+        Compression::Gzip { level: 10 },
+        Compression::Zstd { level: 0 },
+        Compression::Zstd { level: 23 },
+    ] {
+        let made = Compressor::new(compression, NonZeroUsize::MIN, Vec::new());
+        assert_eq!(made.err().unwrap().kind(), io::ErrorKind::InvalidInput);
+    }
+}
