@@ -14,10 +14,8 @@
 //! - The walk never follows a symbolic link, not even one swapped in while it runs.
 //! - Two scans of equal directories give equal trees, in any order of the file system's.
 
-mod beneath;
 mod cache;
 mod filter;
-mod hash;
 mod scan;
 mod stamp;
 mod tree;
@@ -26,8 +24,6 @@ mod xattr;
 pub use cache::{NoStatCache, StatCache, StatCacheFile};
 pub use filter::{Decision, IncludeAll, PathFilter};
 pub use scan::{ModePolicy, OwnerPolicy, ScanError, ScanNotice, ScanOptions};
-pub use tree::{ContentError, ContextNode, ContextTree};
+pub use tree::{ContextNode, ContextTree};
 
-pub(crate) use beneath::open_beneath;
-pub(crate) use hash::hash_reader;
-pub(crate) use xattr::read_xattrs;
+use xattr::read_xattrs;

@@ -5,6 +5,7 @@ mod change;
 mod compress;
 mod content_hash;
 pub mod context;
+pub mod copy;
 mod entry;
 mod fs_at;
 mod index;

@@ -18,9 +18,8 @@ use rustix::io::Errno;
 
 use crate::change::mtime_of;
 use crate::context::tree::KnownHash;
-use crate::context::{
-    ContextNode, ContextTree, Decision, PathFilter, StatCache, open_beneath, read_xattrs,
-};
+use crate::context::{ContextNode, ContextTree, Decision, PathFilter, StatCache, read_xattrs};
+use crate::fs_at::open_directory;
 use crate::limits::path_within_limits;
 use crate::{EntryPath, FileStamp, Kind, Metadata};
 
@@ -244,14 +243,11 @@ impl<'a> Walk<'a> {
 
     /// Takes in what is in a directory; returns the directories to go on with.
     fn read(&self, path: &EntryPath) -> Result<Vec<(EntryPath, bool)>, ScanError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let directory = match open_beneath(self.directory.as_fd(), path, flags) {
+        let directory = match open_directory(&self.directory, path) {
             Ok(directory) => directory,
             // It was removed or replaced since it was seen.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !path.is_root() => {
-                return Ok(Vec::new());
-            }
-            Err(errno) => return Err(self.unreadable(path, errno)),
+            Err(error) if !path.is_root() && is_gone(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(self.unreadable(path, error)),
         };
         let mut entered = Vec::new();
         let mut found = Vec::new();
@@ -435,10 +431,10 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn unreadable(&self, path: &EntryPath, errno: Errno) -> ScanError {
+    fn unreadable(&self, path: &EntryPath, source: impl Into<io::Error>) -> ScanError {
         ScanError::Read {
             path: self.host_path(path),
-            source: errno.into(),
+            source: source.into(),
         }
     }
 
@@ -454,6 +450,11 @@ impl<'a> Walk<'a> {
     fn fail(&self, error: ScanError) {
         lock(&self.failure).get_or_insert(error);
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
 /// A panic elsewhere does not make these values wrong: each is only ever added to.

@@ -1,16 +1,17 @@
 //! A context as its scan found it.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
-use rustix::fs::OFlags;
 
-use crate::context::{ScanNotice, hash_reader, open_beneath, stamp};
-use crate::{ContentHash, EntryPath, FileStamp, HostFile, Kind, Metadata};
+use crate::context::{ScanNotice, stamp};
+use crate::source::OpenContent;
+use crate::{
+    ContentError, ContentHash, EntryPath, FileContent, FileStamp, HostFile, Kind, Metadata,
+};
 
 /// The files of a context: paths, kinds and metadata, with digests made when asked for.
 #[derive(Debug)]
@@ -45,31 +46,6 @@ pub struct ContextNode {
 pub(super) struct KnownHash {
     pub(super) hash: ContentHash,
     pub(super) settled: bool,
-}
-
-/// A file of the context could not be read as it was scanned.
-#[derive(Debug, thiserror::Error)]
-pub enum ContentError {
-    /// Nothing stands at the path, or no regular file.
-    #[error("`{path}` is not a file of the context")]
-    NotAFile {
-        /// The path.
-        path: EntryPath,
-    },
-    /// The file cannot be read.
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        /// The file on the host.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The file is another one than the scan saw.
-    #[error("`{}` changed while the context was being read", path.display())]
-    Changed {
-        /// The file on the host.
-        path: PathBuf,
-    },
 }
 
 impl ContextTree {
@@ -129,26 +105,12 @@ impl ContextTree {
         results.into_iter().collect()
     }
 
-    /// Opens a file, which must still be the one that was scanned.
-    ///
-    /// # Errors
-    /// As [`Self::content_hash`].
-    pub fn open(&self, path: &EntryPath) -> Result<File, ContentError> {
-        self.open_node(self.file(path)?)
-    }
-
     /// A file for a layer to take: read again later, and only if it is still the same.
     ///
     /// # Errors
     /// When no file stands at the path.
     pub fn host_file(&self, path: &EntryPath) -> Result<HostFile, ContentError> {
-        let node = self.file(path)?;
-        Ok(HostFile {
-            root: Arc::clone(&self.directory),
-            path: node.path.clone(),
-            stamp: node.stamp,
-            hash: node.hash.get().map(|known| known.hash),
-        })
+        Ok(self.host(self.file(path)?))
     }
 
     /// Where the file or directory is on the host.
@@ -167,23 +129,18 @@ impl ContextTree {
     fn file(&self, path: &EntryPath) -> Result<&ContextNode, ContentError> {
         self.node(path)
             .filter(|node| matches!(node.kind, Kind::File { .. }))
-            .ok_or_else(|| ContentError::NotAFile { path: path.clone() })
+            .ok_or_else(|| ContentError::Read {
+                path: path.clone(),
+                source: io::ErrorKind::NotFound.into(),
+            })
     }
 
     fn hash_now(&self, node: &ContextNode) -> Result<ContentHash, ContentError> {
         let began = stamp::now();
-        let hash = if node.stamp.size == 0 {
+        let hash = match node.stamp.size {
             // A socket is an empty file here and cannot be opened.
-            ContentHash::of_empty()
-        } else {
-            let file = self.open_node(node)?;
-            let (hash, total) = hash_reader(&file, node.stamp.size)
-                .map_err(|source| self.unreadable(node, source))?;
-            if total != node.stamp.size {
-                return Err(self.changed(node));
-            }
-            self.check_stamp(node, &file)?;
-            hash
+            0 => ContentHash::of_empty(),
+            _ => OpenContent::open(&node.path, &FileContent::Host(self.host(node)))?.hash()?,
         };
         let settled = stamp::settled_before(&node.stamp, began);
         // Another thread may have been quicker; both read the same bytes.
@@ -191,39 +148,12 @@ impl ContextTree {
         Ok(known.hash)
     }
 
-    fn open_node(&self, node: &ContextNode) -> Result<File, ContentError> {
-        // Non-blocking, so that a pipe that took the file's place cannot hold us.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = match open_beneath(self.directory.as_fd(), &node.path, flags) {
-            Ok(file) => File::from(file),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-                return Err(self.changed(node));
-            }
-            Err(errno) => return Err(self.unreadable(node, errno.into())),
-        };
-        self.check_stamp(node, &file)?;
-        Ok(file)
-    }
-
-    fn check_stamp(&self, node: &ContextNode, file: &File) -> Result<(), ContentError> {
-        let stat = rustix::fs::fstat(file).map_err(|errno| self.unreadable(node, errno.into()))?;
-        if FileStamp::of(&stat) == node.stamp {
-            Ok(())
-        } else {
-            Err(self.changed(node))
-        }
-    }
-
-    fn unreadable(&self, node: &ContextNode, source: io::Error) -> ContentError {
-        ContentError::Read {
-            path: self.host_path(&node.path),
-            source,
-        }
-    }
-
-    fn changed(&self, node: &ContextNode) -> ContentError {
-        ContentError::Changed {
-            path: self.host_path(&node.path),
+    fn host(&self, node: &ContextNode) -> HostFile {
+        HostFile {
+            root: Arc::clone(&self.directory),
+            path: node.path.clone(),
+            stamp: node.stamp,
+            hash: node.hash.get().map(|known| known.hash),
         }
     }
 }

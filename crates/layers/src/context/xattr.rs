@@ -15,7 +15,7 @@ const LIST_BYTES: usize = 512;
 /// The attributes of `name` in `directory`, itself where it is a symbolic link. Best
 /// effort: a file system without attributes, or one that does not let us read them, has
 /// none.
-pub(crate) fn read_xattrs(directory: BorrowedFd<'_>, name: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(super) fn read_xattrs(directory: BorrowedFd<'_>, name: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     // There is no `listxattrat` before Linux 6.13: the directory's own link in /proc
     // stands for its descriptor, so that a directory that is moved or replaced meanwhile
     // cannot lead elsewhere.

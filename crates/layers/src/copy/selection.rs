@@ -1,0 +1,294 @@
+//! What a copy selects, and the key of it.
+
+use crate::copy::resolve::{Step, clean, join, resolve};
+use crate::copy::select::{Patterns, Selected, walk};
+use crate::copy::suggest::suggest;
+use crate::copy::wildcard::{Wildcard, has_wildcard};
+use crate::copy::{CopyError, CopySource, PathPatterns, SourceNode};
+use crate::{ContentHash, EntryPath, Kind, Metadata};
+
+/// Which paths of a source are copied.
+#[derive(Clone, Debug)]
+pub struct Selection<'a, P> {
+    /// The path, from the source's root, which it cannot leave.
+    pub path: &'a str,
+    /// `path` may hold wildcards.
+    pub wildcard: bool,
+    /// A symbolic link at `path` itself is followed.
+    pub follow_links: bool,
+    /// Of a directory at `path`, only what is in it is copied.
+    pub directory_contents_only: bool,
+    /// Only what matches, relative to what `path` names.
+    pub include: Option<P>,
+    /// Nothing that matches, relative to what `path` names; never that itself.
+    pub exclude: Option<P>,
+    /// Paths, from the source's root, at or below which something must be selected.
+    pub required: &'a [String],
+}
+
+/// One path that a selection names.
+#[derive(Debug)]
+pub(super) struct Match {
+    /// As it is named, with symbolic links.
+    pub(super) named: EntryPath,
+    /// Where it leads.
+    pub(super) path: EntryPath,
+    pub(super) node: SourceNode,
+}
+
+impl<'a, P: PathPatterns> Selection<'a, P> {
+    /// One literal path, with nothing left out.
+    pub fn literal(path: &'a str) -> Self {
+        Self {
+            path,
+            wildcard: false,
+            follow_links: true,
+            directory_contents_only: true,
+            include: None,
+            exclude: None,
+            required: &[],
+        }
+    }
+
+    /// What `path` names, sorted; a literal path that is not there is an error.
+    pub(super) fn matches(&self, source: &dyn CopySource) -> Result<Vec<Match>, CopyError> {
+        let named = match self.wildcard {
+            true => expand(source, self.path, self.follow_links)?,
+            false => vec![clean(self.path)?],
+        };
+        named
+            .into_iter()
+            .map(|named| find(source, named, self.follow_links))
+            .collect()
+    }
+
+    /// Visits everything that is selected at and below one of [`Self::matches`].
+    pub(super) fn walk(
+        &self,
+        source: &dyn CopySource,
+        found: &Match,
+        visit: &mut dyn FnMut(Selected) -> Result<(), CopyError>,
+    ) -> Result<(), CopyError> {
+        let patterns = Patterns {
+            include: self.include.as_ref(),
+            exclude: self.exclude.as_ref(),
+        };
+        walk(source, &found.path, found.node.clone(), &patterns, visit)
+    }
+}
+
+/// The required paths that nothing was selected for yet.
+pub(super) struct Required(Vec<EntryPath>);
+
+impl Required {
+    pub(super) fn new<P>(selection: &Selection<'_, P>) -> Result<Self, CopyError> {
+        let paths = selection.required.iter().map(|path| clean(path));
+        Ok(Self(paths.collect::<Result<_, _>>()?))
+    }
+
+    pub(super) fn seen(&mut self, found: &Match, selected: &Selected) {
+        if self.0.is_empty() {
+            return;
+        }
+        if let Ok(path) = found.named.join(selected.relative.as_bytes()) {
+            self.0.retain(|required| !path.starts_with(required));
+        }
+    }
+
+    pub(super) fn check(self, source: &dyn CopySource) -> Result<(), CopyError> {
+        match self.0.first() {
+            None => Ok(()),
+            Some(path) => Err(not_found(source, path)?),
+        }
+    }
+}
+
+pub(super) fn not_found(source: &dyn CopySource, path: &EntryPath) -> Result<CopyError, CopyError> {
+    Ok(CopyError::NotFound {
+        path: path.to_string(),
+        suggestion: suggest(source, path)?,
+    })
+}
+
+fn find(source: &dyn CopySource, named: EntryPath, follow: bool) -> Result<Match, CopyError> {
+    let Some((path, node)) = locate(source, &named, follow)? else {
+        return Err(not_found(source, &named)?);
+    };
+    Ok(Match { named, path, node })
+}
+
+/// Where a path of the source leads; `None` when nothing is there.
+pub(super) fn locate(
+    source: &dyn CopySource,
+    named: &EntryPath,
+    follow: bool,
+) -> Result<Option<(EntryPath, SourceNode)>, CopyError> {
+    let look = |path: &EntryPath| {
+        Ok(match source.lookup(path)?.map(|node| node.kind) {
+            None => Step::Missing,
+            Some(Kind::Directory { .. }) => Step::Directory,
+            Some(Kind::Symlink { target }) => Step::Link(target),
+            Some(_) => Step::Other,
+        })
+    };
+    let path = match resolve(named, follow, look) {
+        Err(CopyError::NotADirectory { .. }) => return Ok(None),
+        other => other?,
+    };
+    Ok(source.lookup(&path)?.map(|node| (path, node)))
+}
+
+/// The paths that a pattern names, sorted. Its first components that hold no wildcard are
+/// a literal path, in which symbolic links are followed; below it none are.
+pub(super) fn expand(
+    source: &dyn CopySource,
+    pattern: &str,
+    follow: bool,
+) -> Result<Vec<EntryPath>, CopyError> {
+    let whole = clean(pattern)?;
+    let names: Vec<&[u8]> = whole.components().collect();
+    let literal = names.iter().take_while(|name| !has_wildcard(name)).count();
+    if literal == names.len() {
+        return Ok(vec![whole]);
+    }
+    let (above, below) = names.split_at(literal);
+    let above = EntryPath::new(above.join(&b'/')).map_err(|_| CopyError::InvalidPath {
+        path: pattern.to_owned(),
+    })?;
+    let wildcard = Wildcard::new(&below.join(&b'/')).map_err(|_| CopyError::BadPattern {
+        pattern: pattern.to_owned(),
+    })?;
+    let Some((base, _)) = locate(source, &above, follow)? else {
+        return Err(not_found(source, &above)?);
+    };
+    matching(source, &base, &wildcard)
+}
+
+fn matching(
+    source: &dyn CopySource,
+    base: &EntryPath,
+    wildcard: &Wildcard,
+) -> Result<Vec<EntryPath>, CopyError> {
+    let mut found = Vec::new();
+    let mut pending = vec![EntryPath::root()];
+    while let Some(directory) = pending.pop() {
+        for child in source.read_dir(&join(base, directory.as_bytes())?)? {
+            let relative = join(&directory, &child.name)?;
+            if wildcard.matches(relative.as_bytes()) {
+                found.push(join(base, relative.as_bytes())?);
+            } else if child.node.is_directory() && wildcard.may_match_below(relative.as_bytes()) {
+                pending.push(relative);
+            }
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The key of what a selection takes from a source: names, contents, kinds, modes, owners,
+/// extended attributes and link targets, but no modification times, nothing that is left
+/// out, and not the metadata of a directory whose contents alone are copied.
+///
+/// Which files are hard links of one another does not count either: it decides how a layer
+/// stores them, not what they are.
+///
+/// # Errors
+/// When a literal path is not there, a pattern is malformed, or the source cannot be read.
+pub fn selection_digest<P: PathPatterns>(
+    source: &dyn CopySource,
+    selection: &Selection<'_, P>,
+) -> Result<[u8; 32], CopyError> {
+    let mut key = Key(blake3::Hasher::new_derive_key("longshore selection 1"));
+    let mut required = Required::new(selection)?;
+    for found in selection.matches(source)? {
+        let mut selected = Vec::new();
+        selection.walk(source, &found, &mut |one| {
+            required.seen(&found, &one);
+            selected.push(one);
+            Ok(())
+        })?;
+        key.bytes(found.named.name());
+        key.selected(source, selection.directory_contents_only, &selected)?;
+    }
+    required.check(source)?;
+    Ok(*key.0.finalize().as_bytes())
+}
+
+/// Every field with its length, so that no two selections give the same bytes.
+struct Key(blake3::Hasher);
+
+impl Key {
+    fn number(&mut self, number: u64) {
+        self.0.update(&number.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+    }
+
+    fn selected(
+        &mut self,
+        source: &dyn CopySource,
+        contents_only: bool,
+        selected: &[Selected],
+    ) -> Result<(), CopyError> {
+        let files: Vec<EntryPath> = selected
+            .iter()
+            .filter(|one| matches!(one.node.kind, Kind::File { .. }))
+            .map(|one| one.path.clone())
+            .collect();
+        let mut hashes = source.content_hashes(&files)?.into_iter();
+        self.number(selected.len() as u64);
+        for one in selected {
+            self.bytes(one.relative.as_bytes());
+            self.number(u64::from(one.needed));
+            let bare = contents_only && one.relative.is_root() && one.node.is_directory();
+            self.kind(&one.node.kind, &mut hashes);
+            if !bare {
+                self.metadata(&one.node.metadata);
+            }
+        }
+        Ok(())
+    }
+
+    fn kind(&mut self, kind: &Kind, hashes: &mut impl Iterator<Item = ContentHash>) {
+        match kind {
+            Kind::File { .. } => {
+                self.number(0);
+                // One hash was asked for, and given, for each file.
+                self.bytes(&hashes.next().map_or([0; 32], |hash| hash.0));
+            }
+            Kind::Directory { .. } => self.number(1),
+            Kind::Symlink { target } => {
+                self.number(2);
+                self.bytes(target);
+            }
+            Kind::CharDevice { major, minor } => self.device(3, *major, *minor),
+            Kind::BlockDevice { major, minor } => self.device(4, *major, *minor),
+            Kind::Fifo => self.number(5),
+            Kind::Hardlink { target } => {
+                self.number(6);
+                self.bytes(target.as_bytes());
+            }
+            Kind::Whiteout => self.number(7),
+        }
+    }
+
+    fn device(&mut self, kind: u64, major: u32, minor: u32) {
+        self.number(kind);
+        self.number(u64::from(major));
+        self.number(u64::from(minor));
+    }
+
+    fn metadata(&mut self, metadata: &Metadata) {
+        self.number(u64::from(metadata.mode));
+        self.number(u64::from(metadata.uid));
+        self.number(u64::from(metadata.gid));
+        self.number(metadata.xattrs.len() as u64);
+        for (name, value) in &metadata.xattrs {
+            self.bytes(name);
+            self.bytes(value);
+        }
+    }
+}
