@@ -217,7 +217,7 @@ impl RunInstruction {
     #[must_use]
     pub fn script(&self) -> Option<&Heredoc> {
         let CommandForm::Shell(text) = &self.command else { return None };
-        parse_heredoc_word(text).and(self.heredocs.first())
+        parse_heredoc_word(text).and_then(|_| self.heredocs.first())
     }
 }
 

@@ -19,6 +19,7 @@ pub mod mount;
 mod number;
 mod parse;
 pub mod quote;
+pub mod render;
 pub mod span;
 pub mod suggest;
 pub mod syntax;
