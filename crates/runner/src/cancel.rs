@@ -1,7 +1,7 @@
 //! Stopping a running process from another thread.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,16 +9,19 @@ use rustix::event::{EventfdFlags, eventfd};
 
 /// A handle that ends a run, or sends its process a signal. Clones are the same handle.
 ///
-/// One handle serves one [`Runner::run`](crate::Runner::run) after another: once cancelled, it
-/// stays so, and every later run with it ends before it starts.
+/// One handle may serve many runs, also at once: [`cancel`](Self::cancel) ends all of them, and
+/// every later one before it starts. [`signal`](Self::signal) reaches one of those that run, so a
+/// handle that is used for it should serve one at a time.
 #[derive(Debug, Clone)]
 pub struct Cancel(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     cancelled: AtomicBool,
+    /// Readable for good once cancelled.
+    cancelled_fd: OwnedFd,
     signals: Mutex<Vec<i32>>,
-    wake: OwnedFd,
+    signals_fd: OwnedFd,
 }
 
 impl Cancel {
@@ -27,15 +30,19 @@ impl Cancel {
     /// # Errors
     /// When the process has no file descriptor left.
     pub fn new() -> io::Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let cancelled = AtomicBool::new(false);
-        Ok(Self(Arc::new(Inner { cancelled, signals: Mutex::default(), wake })))
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self(Arc::new(Inner {
+            cancelled: AtomicBool::new(false),
+            cancelled_fd: eventfd(0, flags)?,
+            signals: Mutex::default(),
+            signals_fd: eventfd(0, flags)?,
+        })))
     }
 
     /// Kills the process and everything it started.
     pub fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::SeqCst);
-        self.wake();
+        wake(&self.0.cancelled_fd);
     }
 
     /// Whether [`cancel`](Self::cancel) was called.
@@ -47,28 +54,34 @@ impl Cancel {
     /// Sends a signal to the process itself (not to what it started).
     pub fn signal(&self, signal: i32) {
         self.signals().push(signal);
-        self.wake();
+        wake(&self.0.signals_fd);
     }
 
-    /// Readable when there is something to look at.
-    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.0.wake.as_fd()
+    pub(crate) fn cancelled_fd(&self) -> BorrowedFd<'_> {
+        self.0.cancelled_fd.as_fd()
+    }
+
+    pub(crate) fn signals_fd(&self) -> BorrowedFd<'_> {
+        self.0.signals_fd.as_fd()
     }
 
     /// Takes the signals asked for since the last call and makes the descriptor quiet again.
     pub(crate) fn take_signals(&self) -> Vec<i32> {
         let mut count = [0; 8];
         // Nothing to read means that nobody called since: the list is empty then.
-        let _quiet = rustix::io::read(&self.0.wake, &mut count);
+        let _quiet = rustix::io::read(&self.0.signals_fd, &mut count);
         std::mem::take(&mut *self.signals())
     }
 
     fn signals(&self) -> std::sync::MutexGuard<'_, Vec<i32>> {
-        self.0.signals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .signals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn wake(&self) {
-        // A full counter is readable already, which is all that is wanted.
-        let _full = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
-    }
+fn wake(fd: &OwnedFd) {
+    // A full counter is readable already, which is all that is wanted.
+    let _full = rustix::io::write(fd, &1u64.to_ne_bytes());
 }

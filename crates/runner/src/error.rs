@@ -10,7 +10,7 @@ pub enum RunError {
     #[error("{field}: {reason}")]
     Spec {
         /// Which field.
-        field: &'static str,
+        field: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -108,7 +108,8 @@ impl RunError {
 }
 
 fn display_path(path: Option<&PathBuf>) -> String {
-    path.map(|path| format!(" `{}`", path.display())).unwrap_or_default()
+    path.map(|path| format!(" `{}`", path.display()))
+        .unwrap_or_default()
 }
 
 fn display_hint(hint: Option<&String>) -> String {

@@ -5,20 +5,44 @@
 //! everything it started* are gone.
 
 mod cancel;
+mod capabilities;
+mod cgroup;
+mod channel;
+mod dev;
+mod devices;
 mod error;
+mod etc;
+mod exec;
+mod executable;
 mod io;
+mod mountfd;
+mod network;
+mod plan;
+mod planner;
+mod privileges;
+mod reaper;
+mod rootpath;
+mod runner;
+mod sandbox;
+mod seccomp;
 mod spec;
 mod status;
+mod stubs;
+mod supervisor;
+mod sys;
+mod user;
 
 pub use cancel::Cancel;
 pub use error::{ErrorClass, RunError};
 pub use io::{Input, Output, OutputSink, ProcessIo, Stream, WindowSize};
+pub use runner::{RunnerOptions, SandboxRunner};
 pub use spec::{
     BindSource, ExtraHost, HOSTNAME_DEFAULT, Limits, Mount, MountSource, Network, PATH_DEFAULT,
     ProcessSpec, Resolver, ResolverConfig, Resource, Rlimit, Rootfs, SHM_BYTES_DEFAULT, Secret,
     Security, UnknownResource,
 };
 pub use status::{Ended, ExitStatus, Usage, Warning};
+pub use supervisor::init_if_requested;
 
 /// Runs processes in sandboxes.
 ///

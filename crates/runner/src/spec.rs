@@ -243,7 +243,10 @@ impl Resource {
     /// The `--ulimit` name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, it)| *it == self).map_or("", |(name, _)| name)
+        Self::NAMES
+            .iter()
+            .find(|(_, it)| *it == self)
+            .map_or("", |(name, _)| name)
     }
 }
 
@@ -257,7 +260,9 @@ impl FromStr for Resource {
 
     fn from_str(name: &str) -> Result<Self, UnknownResource> {
         let found = Self::NAMES.iter().find(|(known, _)| *known == name);
-        found.map(|(_, it)| *it).ok_or_else(|| UnknownResource(name.to_owned()))
+        found
+            .map(|(_, it)| *it)
+            .ok_or_else(|| UnknownResource(name.to_owned()))
     }
 }
 

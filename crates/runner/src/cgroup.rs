@@ -1,0 +1,585 @@
+//! One control group per run: for killing, for the device filter, and for limits.
+//!
+//! Every run gets a group of its own in the unified hierarchy, where there is one, below the group
+//! the caller is in. Limits go there too, or, where controllers are still in their old hierarchies
+//! (one or all of them), into a group of the same name in each of those.
+//!
+//! A group's directory is held locked (`flock`) by the run's supervisor. One that is not locked is
+//! nobody's, and [`sweep`] kills what is in it and removes it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Pid;
+
+use crate::spec::Limits;
+use crate::status::Warning;
+use crate::sys;
+
+const NAME_PREFIX: &str = "longshore-run-";
+/// The kernel finishes off killed processes on its own time; a group is busy as long.
+const REMOVE_ATTEMPTS_MAX: u32 = 200;
+const CPU_PERIOD_US_DEFAULT: u64 = 100_000;
+
+/// Where this process's own groups are, by hierarchy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Hierarchies {
+    /// The unified hierarchy.
+    pub(crate) unified: Option<PathBuf>,
+    /// The old hierarchies, by controller.
+    pub(crate) old: BTreeMap<String, PathBuf>,
+}
+
+impl Hierarchies {
+    pub(crate) fn of_this_process() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let groups = fs::read_to_string("/proc/self/cgroup")?;
+        Ok(Self::parse(&mounts, &groups))
+    }
+
+    fn parse(mounts: &str, groups: &str) -> Self {
+        let mut found = Self::default();
+        for mount in mounts.lines().filter_map(CgroupMount::parse) {
+            for group in groups.lines() {
+                // `0::/path` or `4:memory:/path`
+                let mut fields = group.splitn(3, ':').skip(1);
+                let (Some(names), Some(path)) = (fields.next(), fields.next()) else {
+                    continue;
+                };
+                let Some(directory) = mount.directory_of(path) else {
+                    continue;
+                };
+                if mount.unified && names.is_empty() {
+                    found.unified = Some(directory);
+                } else if !mount.unified && !names.is_empty() && mount.has(names) {
+                    for name in names.split(',') {
+                        found.old.insert(name.to_owned(), directory.clone());
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Only the unified hierarchy, with its controllers: no old ones besides.
+    pub(crate) fn is_unified_only(&self) -> bool {
+        self.unified.is_some() && self.old.is_empty()
+    }
+}
+
+struct CgroupMount<'line> {
+    unified: bool,
+    root: &'line str,
+    directory: &'line str,
+    options: &'line str,
+}
+
+impl<'line> CgroupMount<'line> {
+    /// `36 35 98:0 /root /mount/point rw,… shared:1 - cgroup2 source rw,…`
+    fn parse(line: &'line str) -> Option<Self> {
+        let (before, after) = line.split_once(" - ")?;
+        let mut after = after.split(' ');
+        let unified = match after.next()? {
+            "cgroup2" => true,
+            "cgroup" => false,
+            _ => return None,
+        };
+        let mut before = before.split(' ').skip(3);
+        let (root, directory) = (before.next()?, before.next()?);
+        Some(Self {
+            unified,
+            root,
+            directory,
+            options: after.nth(1)?,
+        })
+    }
+
+    fn has(&self, names: &str) -> bool {
+        names
+            .split(',')
+            .all(|name| self.options.split(',').any(|option| option == name))
+    }
+
+    /// The directory of a group of that path, if this mount shows it.
+    fn directory_of(&self, group: &str) -> Option<PathBuf> {
+        let inside = match self.root {
+            "/" => group,
+            root => group.strip_prefix(root)?,
+        };
+        let directory = Path::new(self.directory).join(inside.trim_start_matches('/'));
+        directory.is_dir().then_some(directory)
+    }
+}
+
+/// The groups of one run. Dropping them kills what is inside and removes them.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    unified: Option<Group>,
+    old: Vec<Group>,
+    memory: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Group {
+    directory: PathBuf,
+    /// Keeps [`sweep`] away.
+    lock: File,
+}
+
+impl Groups {
+    /// Makes the groups and sets the limits. What cannot be had is a warning.
+    pub(crate) fn new(
+        hierarchies: &Hierarchies,
+        name: &str,
+        limits: &Limits,
+        warnings: &mut Vec<Warning>,
+    ) -> Self {
+        let mut groups = Self {
+            unified: None,
+            old: Vec::new(),
+            memory: None,
+        };
+        let name = format!("{NAME_PREFIX}{name}");
+        let wanted = settings(limits);
+        let (old, unified): (Vec<_>, Vec<_>) = wanted
+            .into_iter()
+            .partition(|it| hierarchies.old.contains_key(it.controller));
+        if let Some(own) = &hierarchies.unified {
+            groups.unified = make_unified(own, &name, &unified);
+        }
+        groups.apply_unified(&unified, warnings);
+        groups.apply_old(hierarchies, &name, &old, warnings);
+        groups
+    }
+
+    /// The group that a process is put into when it is made.
+    pub(crate) fn unified(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(|group| group.lock.as_fd())
+    }
+
+    /// Moves a process into the groups; into the unified one only if it is not there yet.
+    pub(crate) fn add(&self, process: Pid, unified_too: bool) -> io::Result<()> {
+        let unified = self.unified.iter().filter(|_| unified_too);
+        for group in unified.chain(&self.old) {
+            fs::write(
+                group.directory.join("cgroup.procs"),
+                process.as_raw_nonzero().to_string(),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel killed something for lack of memory.
+    pub(crate) fn oom_killed(&self) -> bool {
+        let Some(directory) = &self.memory else {
+            return false;
+        };
+        ["memory.events", "memory.oom_control"].iter().any(|file| {
+            let text = fs::read_to_string(directory.join(file)).unwrap_or_default();
+            let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+            count.is_some_and(|count| count.trim() != "0")
+        })
+    }
+
+    /// Kills every process in the groups.
+    pub(crate) fn kill(&self) {
+        for group in self.unified.iter().chain(&self.old) {
+            kill(&group.directory);
+        }
+    }
+
+    fn apply_unified(&mut self, settings: &[Setting], warnings: &mut Vec<Warning>) {
+        for setting in settings {
+            let result = match &self.unified {
+                Some(group) => fs::write(
+                    group.directory.join(setting.unified_file),
+                    &setting.unified_value,
+                ),
+                None => Err(io::Error::other("there is no control group for it")),
+            };
+            match (&self.unified, result) {
+                (Some(group), Ok(())) if setting.controller == "memory" => {
+                    self.memory = Some(group.directory.clone());
+                }
+                (_, Ok(())) => {}
+                (_, Err(error)) => warnings.push(setting.warning(&error)),
+            }
+        }
+    }
+
+    fn apply_old(
+        &mut self,
+        hierarchies: &Hierarchies,
+        name: &str,
+        settings: &[Setting],
+        warnings: &mut Vec<Warning>,
+    ) {
+        for setting in settings {
+            let directory = hierarchies.old[setting.controller].join(name);
+            match self.apply_one_old(&directory, setting) {
+                Ok(()) if setting.controller == "memory" => self.memory = Some(directory),
+                Ok(()) => {}
+                Err(error) => warnings.push(setting.warning(&error)),
+            }
+        }
+    }
+
+    fn apply_one_old(&mut self, directory: &Path, setting: &Setting) -> io::Result<()> {
+        if !self.old.iter().any(|group| group.directory == directory) {
+            self.old.push(Group::new(directory)?);
+            if setting.controller == "cpuset" {
+                // A group whose sets are empty takes no process.
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    let parent = directory.parent().unwrap_or(directory);
+                    fs::write(directory.join(file), fs::read(parent.join(file))?)?;
+                }
+            }
+        }
+        fs::write(directory.join(setting.old_file), &setting.old_value)
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in self.unified.iter().chain(&self.old) {
+            kill_and_remove(&group.directory);
+        }
+    }
+}
+
+impl Group {
+    fn new(directory: &Path) -> io::Result<Self> {
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        let lock = File::open(directory)?;
+        lock.lock()?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            lock,
+        })
+    }
+}
+
+/// Makes the run's group below our own or, if that may not have controllers because we are in it,
+/// below the topmost group in sight.
+fn make_unified(own: &Path, name: &str, settings: &[Setting]) -> Option<Group> {
+    let top = own
+        .ancestors()
+        .take_while(|it| it.join("cgroup.procs").exists())
+        .last();
+    let parents = [Some(own), top];
+    let mut parents = parents.into_iter().flatten();
+    let with_controllers = parents
+        .clone()
+        .find(|parent| enable(parent, settings).is_ok());
+    let parent = with_controllers.or_else(|| parents.next())?;
+    match Group::new(&parent.join(name)) {
+        Ok(group) => Some(group),
+        Err(error) => {
+            tracing::debug!(parent = %parent.display(), %error, "no control group for the run");
+            None
+        }
+    }
+}
+
+fn enable(parent: &Path, settings: &[Setting]) -> io::Result<()> {
+    settings.iter().try_for_each(|setting| {
+        fs::write(
+            parent.join("cgroup.subtree_control"),
+            format!("+{}", setting.controller),
+        )
+    })
+}
+
+/// One limit, in both dialects.
+struct Setting {
+    what: &'static str,
+    controller: &'static str,
+    unified_file: &'static str,
+    unified_value: String,
+    old_file: &'static str,
+    old_value: String,
+}
+
+impl Setting {
+    fn warning(&self, error: &io::Error) -> Warning {
+        Warning {
+            what: self.what.to_owned(),
+            why: error.to_string(),
+        }
+    }
+}
+
+fn settings(limits: &Limits) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    let mut add = |what, controller, (unified_file, unified_value), (old_file, old_value)| {
+        let setting = Setting {
+            what,
+            controller,
+            unified_file,
+            unified_value,
+            old_file,
+            old_value,
+        };
+        settings.push(setting);
+    };
+    if let Some(bytes) = limits.memory_bytes {
+        let value = bytes.to_string();
+        let (unified, old) = (
+            ("memory.max", value.clone()),
+            ("memory.limit_in_bytes", value),
+        );
+        add("memory limit", "memory", unified, old);
+    }
+    if let Some(both) = limits.memory_swap_bytes {
+        let swap = swap_bytes(both, limits.memory_bytes.unwrap_or(0));
+        let unified = ("memory.swap.max", swap);
+        add(
+            "swap limit",
+            "memory",
+            unified,
+            ("memory.memsw.limit_in_bytes", both.to_string()),
+        );
+    }
+    if let Some(shares) = limits.cpu_shares {
+        let unified = ("cpu.weight", weight(shares).to_string());
+        add(
+            "CPU shares",
+            "cpu",
+            unified,
+            ("cpu.shares", shares.to_string()),
+        );
+    }
+    if let Some(period) = limits.cpu_period_us {
+        let unified = ("cpu.max", cpu_max(limits));
+        add(
+            "CPU period",
+            "cpu",
+            unified,
+            ("cpu.cfs_period_us", period.to_string()),
+        );
+    }
+    if let Some(quota) = limits.cpu_quota_us {
+        let unified = ("cpu.max", cpu_max(limits));
+        add(
+            "CPU quota",
+            "cpu",
+            unified,
+            ("cpu.cfs_quota_us", quota.to_string()),
+        );
+    }
+    if let Some(cpus) = &limits.cpuset_cpus {
+        let file = "cpuset.cpus";
+        add(
+            "CPU set",
+            "cpuset",
+            (file, cpus.clone()),
+            (file, cpus.clone()),
+        );
+    }
+    if let Some(mems) = &limits.cpuset_mems {
+        let file = "cpuset.mems";
+        add(
+            "memory node set",
+            "cpuset",
+            (file, mems.clone()),
+            (file, mems.clone()),
+        );
+    }
+    if let Some(count) = limits.pids_max {
+        let file = "pids.max";
+        add(
+            "process limit",
+            "pids",
+            (file, count.to_string()),
+            (file, count.to_string()),
+        );
+    }
+    settings
+}
+
+/// The unified hierarchy counts swap alone.
+fn swap_bytes(memory_and_swap: i64, memory: u64) -> String {
+    match u64::try_from(memory_and_swap) {
+        Ok(both) => both.saturating_sub(memory).to_string(),
+        Err(_) => "max".to_owned(),
+    }
+}
+
+/// The scale of 2 … 262144 onto that of 1 … 10000, as runc converts it.
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+fn cpu_max(limits: &Limits) -> String {
+    let period = limits.cpu_period_us.unwrap_or(CPU_PERIOD_US_DEFAULT);
+    match limits.cpu_quota_us {
+        Some(quota) if quota > 0 => format!("{quota} {period}"),
+        _ => format!("max {period}"),
+    }
+}
+
+fn kill(directory: &Path) {
+    if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    // Before Linux 5.14, and in the old hierarchies: one by one, until none is left.
+    let listed = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    for pid in listed
+        .lines()
+        .filter_map(|line| Pid::from_raw(line.parse().ok()?))
+    {
+        // It may have ended on its own.
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+fn kill_and_remove(directory: &Path) {
+    for attempt in 0..REMOVE_ATTEMPTS_MAX {
+        match fs::remove_dir(directory) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                kill(directory);
+                thread::sleep(Duration::from_millis(u64::from(attempt.min(10))));
+            }
+            _ => return,
+        }
+    }
+    tracing::warn!(group = %directory.display(), "a control group could not be removed");
+}
+
+/// Removes the groups of runs whose supervisor is gone, and kills what is left in them.
+pub(crate) fn sweep(hierarchies: &Hierarchies) {
+    let own = hierarchies.unified.iter().chain(hierarchies.old.values());
+    let parents = own.flat_map(|it| {
+        it.ancestors()
+            .take_while(|at| at.join("cgroup.procs").exists())
+    });
+    for parent in parents {
+        let Ok(entries) = fs::read_dir(parent) else {
+            continue;
+        };
+        let ours = entries.flatten().filter(|entry| {
+            entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.starts_with(NAME_PREFIX))
+        });
+        for entry in ours.filter(|entry| is_abandoned(&entry.path())) {
+            kill_and_remove(&entry.path());
+        }
+    }
+}
+
+fn is_abandoned(directory: &Path) -> bool {
+    let Ok(file) = File::open(directory) else {
+        return false;
+    };
+    !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+/// Attaches the device filter to the run's group; `false` if there is no way to.
+pub(crate) fn filter_devices(groups: &Groups, program: Option<BorrowedFd<'_>>) -> bool {
+    let (Some(group), Some(program)) = (groups.unified(), program) else {
+        return false;
+    };
+    sys::attach_device_program(group, program).is_ok()
+}
+
+/// The filter as the old device hierarchy's lines.
+const OLD_DEVICE_RULES: [&str; 10] = [
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+];
+
+impl Groups {
+    /// The same through the old hierarchy's own controller.
+    pub(crate) fn filter_devices_old(
+        &mut self,
+        hierarchies: &Hierarchies,
+        name: &str,
+    ) -> io::Result<()> {
+        let own = hierarchies
+            .old
+            .get("devices")
+            .ok_or(io::ErrorKind::NotFound)?;
+        let group = Group::new(&own.join(format!("{NAME_PREFIX}{name}")))?;
+        let directory = group.directory.clone();
+        self.old.push(group);
+        fs::write(directory.join("devices.deny"), "a")?;
+        OLD_DEVICE_RULES
+            .iter()
+            .try_for_each(|rule| fs::write(directory.join("devices.allow"), rule))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_in_both_dialects() {
+        let limits = Limits {
+            memory_bytes: Some(1000),
+            memory_swap_bytes: Some(1500),
+            cpu_quota_us: Some(50_000),
+            cpu_shares: Some(1024),
+            pids_max: Some(7),
+            ..Limits::default()
+        };
+        let lines: Vec<_> = settings(&limits)
+            .into_iter()
+            .map(|it| {
+                format!(
+                    "{}={} {}={}",
+                    it.unified_file, it.unified_value, it.old_file, it.old_value
+                )
+            })
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "memory.max=1000 memory.limit_in_bytes=1000",
+                "memory.swap.max=500 memory.memsw.limit_in_bytes=1500",
+                "cpu.weight=39 cpu.shares=1024",
+                "cpu.max=50000 100000 cpu.cfs_quota_us=50000",
+                "pids.max=7 pids.max=7",
+            ]
+        );
+        assert_eq!(swap_bytes(-1, 5), "max");
+        assert_eq!((weight(2), weight(262_144)), (1, 10_000));
+    }
+
+    #[test]
+    fn hierarchies_are_found_by_mount_and_membership() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().display();
+        for directory in ["unified/own", "memory"] {
+            fs::create_dir_all(temp.path().join(directory)).unwrap();
+        }
+        let mounts = format!(
+            "1 0 0:1 / {path}/unified rw - cgroup2 cgroup rw\n\
+             2 0 0:2 /box {path}/memory rw,nosuid shared:3 - cgroup cgroup rw,memory\n\
+             3 0 0:3 / {path}/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+             4 0 0:4 / / rw - ext4 /dev/vda rw\n"
+        );
+        let found = Hierarchies::parse(&mounts, "0::/own\n4:memory:/box\n3:cpu,cpuacct:/gone\n");
+        assert_eq!(found.unified, Some(temp.path().join("unified/own")));
+        assert_eq!(found.old.keys().collect::<Vec<_>>(), ["memory"]);
+        assert!(!found.is_unified_only());
+    }
+}

@@ -1,0 +1,575 @@
+//! The caller's side: starting the stage, moving bytes, and waiting for the end.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::termios::{isatty, tcgetwinsize, tcsetwinsize};
+
+use crate::Runner;
+use crate::cancel::Cancel;
+use crate::capabilities;
+use crate::cgroup::{self, Hierarchies};
+use crate::channel::{Channel, FDS_PER_MESSAGE_MAX, Received};
+use crate::devices;
+use crate::error::RunError;
+use crate::executable::Executable;
+use crate::io::{Input, Output, OutputSink, ProcessIo, Stream};
+use crate::plan::{Command, Event, PlanHeader, STAGE_NAME};
+use crate::planner::{self, Fds, SettingUp as _};
+use crate::seccomp;
+use crate::spec::{ProcessSpec, Security};
+use crate::status::ExitStatus;
+use crate::sys;
+
+/// How much output is read at once; also the size of a pipe.
+const READ_BYTES: usize = 64 << 10;
+/// After a kill, the kernel and the supervisor get this long before the supervisor is killed too.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+/// How often the size of the caller's terminal is looked at.
+const WINDOW_INTERVAL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+/// As much as is quoted of what a supervisor wrote before it vanished.
+const LAST_WORDS_BYTES_MAX: u64 = 2000;
+
+/// How a [`SandboxRunner`] is set up.
+#[derive(Debug, Clone, Default)]
+pub struct RunnerOptions {
+    /// The program that calls [`init_if_requested`](crate::init_if_requested); this process's own
+    /// when absent.
+    pub stage: Option<PathBuf>,
+}
+
+/// Runs processes in Linux namespaces, without any helper program, daemon or library.
+#[derive(Debug)]
+pub struct SandboxRunner {
+    stage: Executable,
+    seccomp: OnceLock<Option<Vec<u8>>>,
+    device_filter: OnceLock<Option<OwnedFd>>,
+}
+
+impl SandboxRunner {
+    /// Sets up a runner, and clears away control groups that killed processes left behind.
+    ///
+    /// # Errors
+    /// When the stage's program cannot be opened.
+    pub fn new(options: &RunnerOptions) -> Result<Self, RunError> {
+        let path = options
+            .stage
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+        let stage = Executable::open(&path).setting_up("open the runner's program", &path)?;
+        if let Ok(hierarchies) = Hierarchies::of_this_process() {
+            cgroup::sweep(&hierarchies);
+        }
+        Ok(Self {
+            stage,
+            seccomp: OnceLock::new(),
+            device_filter: OnceLock::new(),
+        })
+    }
+
+    fn seccomp(&self) -> Option<&[u8]> {
+        let compile = || {
+            Some(seccomp::to_bytes(&seccomp::default_profile(
+                capabilities::SANDBOX,
+            )?))
+        };
+        self.seccomp.get_or_init(compile).as_deref()
+    }
+
+    fn device_filter(&self) -> Option<BorrowedFd<'_>> {
+        let load = || sys::load_device_program(&devices::program()).ok();
+        self.device_filter
+            .get_or_init(load)
+            .as_ref()
+            .map(|fd| fd.as_fd())
+    }
+
+    fn start(&self, fds: &[OwnedFd]) -> Result<Stage, RunError> {
+        let what = "start the runner's program";
+        let (channel, theirs) = Channel::pair().setting_up(what, "")?;
+        let last_words = planner::file_in_memory(b"").setting_up(what, "")?;
+        let stderr = last_words.try_clone().setting_up(what, "")?;
+        let child = std::process::Command::new(self.stage.path())
+            .arg0(STAGE_NAME)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs.into_fd()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(stderr))
+            .spawn()
+            .setting_up(what, "")?;
+        let stage = Stage {
+            child,
+            channel: Some(channel),
+            last_words: File::from(last_words),
+        };
+        stage.send_plan(fds).setting_up("send the plan", "")?;
+        Ok(stage)
+    }
+}
+
+impl Runner for SandboxRunner {
+    fn run(
+        &self,
+        spec: ProcessSpec,
+        mut io: ProcessIo,
+        cancel: &Cancel,
+    ) -> Result<ExitStatus, RunError> {
+        if cancel.is_cancelled() {
+            return Err(RunError::Cancelled);
+        }
+        let filtered = spec.security == Security::Sandbox;
+        let mut fds = Fds::new();
+        let (mut plan, pipes) = planner::plan(spec, &mut io, &mut fds)?;
+        if filtered {
+            let what = "pass on the filters";
+            let program = self.seccomp().map(planner::file_in_memory).transpose();
+            plan.seccomp = program.setting_up(what, "")?.map(|fd| fds.add(fd));
+            let program = self
+                .device_filter()
+                .map(|fd| fd.try_clone_to_owned())
+                .transpose();
+            plan.device_filter = program.setting_up(what, "")?.map(|fd| fds.add(fd));
+        }
+        let fds = fds.with_plan(&plan).setting_up("write the plan", "")?;
+        let mut stage = self.start(&fds)?;
+        // What the process has open must be open nowhere else, or its end is not seen.
+        drop(fds);
+        let mut streams = Streams::new(pipes, io).setting_up("set up the streams", "")?;
+        let outcome = stage.attend(&mut streams, cancel);
+        streams.drain();
+        if cancel.is_cancelled() {
+            stage.finish(KILL_GRACE);
+            return Err(RunError::Cancelled);
+        }
+        stage.conclude(outcome)
+    }
+}
+
+/// The stage's first process. Dropping it ends the run.
+struct Stage {
+    child: Child,
+    /// Closing it kills the sandbox.
+    channel: Option<Channel>,
+    last_words: File,
+}
+
+impl Stage {
+    fn send_plan(&self, fds: &[OwnedFd]) -> io::Result<()> {
+        let Some(channel) = &self.channel else {
+            return Ok(());
+        };
+        let mut left = fds.len();
+        for part in fds.chunks(FDS_PER_MESSAGE_MAX) {
+            left -= part.len();
+            let part: Vec<_> = part.iter().map(AsFd::as_fd).collect();
+            channel.send(&PlanHeader { fds_to_come: left }, &part)?;
+        }
+        Ok(())
+    }
+
+    /// Moves bytes and passes on commands until the stage says how it ended, or vanishes.
+    fn attend(&mut self, streams: &mut Streams, cancel: &Cancel) -> io::Result<Option<Event>> {
+        let Some(channel) = &self.channel else {
+            return Ok(None);
+        };
+        let mut killed: Option<Instant> = None;
+        loop {
+            let ready = streams.wait(channel, cancel, killed.is_some())?;
+            if ready.contains(&Ready::Signals) {
+                for signal in cancel.take_signals() {
+                    channel.send(&Command::Signal(signal), &[])?;
+                }
+            }
+            if killed.is_none() && cancel.is_cancelled() {
+                channel.send(&Command::Kill, &[])?;
+                killed = Some(Instant::now());
+            }
+            if killed.is_some_and(|since| since.elapsed() > KILL_GRACE) {
+                return Ok(None);
+            }
+            streams.transfer(&ready);
+            if !ready.contains(&Ready::Channel) {
+                continue;
+            }
+            match channel.receive::<Event>()? {
+                Received::Message(Event::Terminal, fds) => streams.set_terminal(fds)?,
+                Received::Message(event, _) => return Ok(Some(event)),
+                Received::Closed => return Ok(None),
+            }
+        }
+    }
+
+    fn conclude(mut self, outcome: io::Result<Option<Event>>) -> Result<ExitStatus, RunError> {
+        match outcome {
+            Ok(Some(Event::Ended {
+                ended,
+                oom,
+                warnings,
+                usage,
+            })) => {
+                self.finish(KILL_GRACE);
+                Ok(ExitStatus {
+                    ended,
+                    oom,
+                    warnings,
+                    usage,
+                })
+            }
+            Ok(Some(Event::Failed(failure))) => {
+                self.finish(KILL_GRACE);
+                Err(failure.into())
+            }
+            Ok(Some(Event::Terminal) | None) => {
+                self.finish(Duration::ZERO);
+                Err(RunError::Lost {
+                    detail: self.last_words(),
+                })
+            }
+            Err(error) => Err(RunError::Lost {
+                detail: Some(error.to_string()),
+            }),
+        }
+    }
+
+    /// Closes the channel and waits for the supervisor, which by then has little or nothing to do.
+    fn finish(&mut self, patience: Duration) {
+        self.channel = None;
+        let deadline = Instant::now() + patience;
+        while let Ok(None) = self.child.try_wait() {
+            if Instant::now() >= deadline {
+                // The kernel then kills the sandbox.
+                let _gone = self.child.kill();
+                let _status = self.child.wait();
+                return;
+            }
+            self.wait_briefly();
+        }
+    }
+
+    fn wait_briefly(&self) {
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        let flags = rustix::process::PidfdFlags::empty();
+        let fd = pid.and_then(|pid| rustix::process::pidfd_open(pid, flags).ok());
+        let Some(fd) = fd else {
+            return std::thread::sleep(Duration::from_millis(1));
+        };
+        let timeout = Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        // Whatever it says, the caller looks again.
+        let _ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout));
+    }
+
+    fn last_words(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok().flatten();
+        let mut words = String::new();
+        let read = self.last_words.rewind().and_then(|()| {
+            (&self.last_words)
+                .take(LAST_WORDS_BYTES_MAX)
+                .read_to_string(&mut words)
+        });
+        let words = read.map_or("", |_| words.trim());
+        Some(format!(
+            "{}; {words}",
+            status.map(|it| it.to_string()).unwrap_or_default()
+        ))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.finish(KILL_GRACE);
+    }
+}
+
+/// The caller's ends of the standard streams.
+struct Streams {
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    terminal: Option<Terminal>,
+    io: ProcessIo,
+    buffer: Vec<u8>,
+}
+
+/// Our side of the process's terminal.
+struct Terminal {
+    fd: OwnedFd,
+    input: Option<OwnedFd>,
+    /// Typed, but not taken yet.
+    typed: Vec<u8>,
+    output: Option<OwnedFd>,
+    /// The caller's terminal, whose size is followed.
+    window: Option<OwnedFd>,
+}
+
+/// Something that [`Streams::wait`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    Channel,
+    Cancelled,
+    Signals,
+    Stdout,
+    Stderr,
+    Terminal,
+    TerminalTakes,
+    Input,
+}
+
+impl Streams {
+    fn new(pipes: planner::Pipes, io: ProcessIo) -> io::Result<Self> {
+        let planner::Pipes { stdout, stderr } = pipes;
+        for pipe in [&stdout, &stderr].into_iter().flatten() {
+            set_nonblocking(pipe)?;
+        }
+        Ok(Self {
+            stdout,
+            stderr,
+            terminal: None,
+            io,
+            buffer: vec![0; READ_BYTES],
+        })
+    }
+
+    fn set_terminal(&mut self, fds: Vec<OwnedFd>) -> io::Result<()> {
+        let Some(fd) = fds.into_iter().next() else {
+            return Ok(());
+        };
+        set_nonblocking(&fd)?;
+        let input = match std::mem::replace(&mut self.io.stdin, Input::Null) {
+            Input::Null => None,
+            Input::Inherit => Some(io::stdin().as_fd().try_clone_to_owned()?),
+            Input::Fd(fd) => Some(fd),
+        };
+        let output = match std::mem::replace(&mut self.io.stdout, Output::Sink) {
+            Output::Sink => None,
+            Output::Inherit => Some(io::stdout().as_fd().try_clone_to_owned()?),
+            Output::Fd(fd) => Some(fd),
+        };
+        let window = input
+            .as_ref()
+            .filter(|fd| isatty(fd))
+            .map(OwnedFd::try_clone)
+            .transpose()?;
+        self.terminal = Some(Terminal {
+            fd,
+            input,
+            typed: Vec::new(),
+            output,
+            window,
+        });
+        Ok(())
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self, channel: &Channel, cancel: &Cancel, killed: bool) -> io::Result<Vec<Ready>> {
+        let mut watched = vec![(Ready::Channel, channel.as_fd(), PollFlags::IN)];
+        if !killed {
+            watched.push((Ready::Cancelled, cancel.cancelled_fd(), PollFlags::IN));
+            watched.push((Ready::Signals, cancel.signals_fd(), PollFlags::IN));
+        }
+        let pipes = [(Ready::Stdout, &self.stdout), (Ready::Stderr, &self.stderr)];
+        for (what, pipe) in pipes {
+            watched.extend(pipe.as_ref().map(|fd| (what, fd.as_fd(), PollFlags::IN)));
+        }
+        if let Some(terminal) = &self.terminal {
+            watched.extend(terminal.watched());
+        }
+        let mut polled: Vec<_> = watched
+            .iter()
+            .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
+            .collect();
+        let follows_window = self.terminal.as_ref().is_some_and(|it| it.window.is_some());
+        let timeout = (killed || follows_window).then_some(&WINDOW_INTERVAL);
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = watched
+            .iter()
+            .zip(&polled)
+            .filter(|(_, polled)| !polled.revents().is_empty());
+        Ok(ready.map(|((what, ..), _)| *what).collect())
+    }
+
+    /// Moves what can be moved without waiting.
+    fn transfer(&mut self, ready: &[Ready]) {
+        let Self {
+            stdout,
+            stderr,
+            terminal,
+            io,
+            buffer,
+        } = self;
+        for (what, stream, pipe) in [
+            (Ready::Stdout, Stream::Stdout, stdout),
+            (Ready::Stderr, Stream::Stderr, stderr),
+        ] {
+            if ready.contains(&what) && read_once(pipe, buffer, |bytes| (io.sink)(stream, bytes)) {
+                *pipe = None;
+            }
+        }
+        let Some(it) = terminal else { return };
+        it.follow_window();
+        if ready.contains(&Ready::Input) {
+            it.read_input(buffer);
+        }
+        if ready.contains(&Ready::TerminalTakes) {
+            it.type_on();
+        }
+        if ready.contains(&Ready::Terminal) && it.read_output(buffer, &mut io.sink) {
+            *terminal = None;
+        }
+    }
+
+    /// Everything that wrote is gone: takes what is left.
+    fn drain(&mut self) {
+        let Self {
+            stdout,
+            stderr,
+            terminal,
+            io,
+            buffer,
+        } = self;
+        for (stream, pipe) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
+            let mut got_some = true;
+            while got_some {
+                got_some = false;
+                read_once(pipe, buffer, |bytes| {
+                    got_some = true;
+                    (io.sink)(stream, bytes);
+                });
+            }
+        }
+        if let Some(it) = terminal {
+            while it.read_some(buffer, &mut io.sink) {}
+        }
+    }
+}
+
+impl Terminal {
+    fn watched(&self) -> Vec<(Ready, BorrowedFd<'_>, PollFlags)> {
+        let mut watched = vec![(Ready::Terminal, self.fd.as_fd(), PollFlags::IN)];
+        match &self.input {
+            _ if !self.typed.is_empty() => {
+                watched.push((Ready::TerminalTakes, self.fd.as_fd(), PollFlags::OUT));
+            }
+            Some(input) => watched.push((Ready::Input, input.as_fd(), PollFlags::IN)),
+            None => {}
+        }
+        watched
+    }
+
+    fn read_input(&mut self, buffer: &mut [u8]) {
+        let Some(input) = &self.input else { return };
+        match rustix::io::read(input, &mut *buffer) {
+            Ok(0) => {
+                // Ctrl-D: what a terminal takes for the end of input.
+                self.typed.push(4);
+                self.input = None;
+            }
+            Ok(count) => self.typed.extend(&buffer[..count]),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => self.input = None,
+        }
+    }
+
+    fn type_on(&mut self) {
+        match rustix::io::write(&self.fd, &self.typed) {
+            Ok(count) => drop(self.typed.drain(..count)),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // Nobody holds the other side any more.
+            Err(_) => self.typed.clear(),
+        }
+    }
+
+    /// `true` at the end.
+    fn read_output(&self, buffer: &mut [u8], sink: &mut OutputSink) -> bool {
+        match rustix::io::read(&self.fd, &mut *buffer) {
+            Ok(0) => true,
+            Ok(count) => {
+                self.put_out(&buffer[..count], sink);
+                false
+            }
+            Err(Errno::INTR | Errno::AGAIN) => false,
+            // A terminal whose other side is closed says EIO.
+            Err(_) => true,
+        }
+    }
+
+    /// `false` when there is nothing (any more).
+    fn read_some(&self, buffer: &mut [u8], sink: &mut OutputSink) -> bool {
+        match rustix::io::read(&self.fd, &mut *buffer) {
+            Ok(count) if count > 0 => {
+                self.put_out(&buffer[..count], sink);
+                true
+            }
+            Err(Errno::INTR) => true,
+            _ => false,
+        }
+    }
+
+    fn put_out(&self, bytes: &[u8], sink: &mut OutputSink) {
+        let Some(output) = &self.output else {
+            return sink(Stream::Stdout, bytes);
+        };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match rustix::io::write(output, rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let mut room = [PollFd::new(output, PollFlags::OUT)];
+                    // Whatever it says, the write tells.
+                    let _ready = poll(&mut room, None);
+                }
+                // Nobody reads what the caller gave us: there is nowhere to put it.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn follow_window(&self) {
+        let Some(window) = &self.window else { return };
+        if let (Ok(theirs), Ok(ours)) = (tcgetwinsize(window), tcgetwinsize(&self.fd))
+            && (theirs.ws_row, theirs.ws_col) != (ours.ws_row, ours.ws_col)
+        {
+            // A terminal of the wrong size is no reason to stop.
+            let _refused = tcsetwinsize(&self.fd, theirs);
+        }
+    }
+}
+
+/// Reads what is there; `true` at the end.
+fn read_once(pipe: &Option<OwnedFd>, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> bool {
+    let Some(pipe) = pipe else { return true };
+    match rustix::io::read(pipe, &mut *buffer) {
+        Ok(0) => true,
+        Ok(count) => {
+            take(&buffer[..count]);
+            false
+        }
+        Err(Errno::INTR | Errno::AGAIN) => false,
+        Err(_) => true,
+    }
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    Ok(rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)?)
+}
