@@ -144,7 +144,7 @@ fn interpreter_of(program: &str) -> Option<String> {
     let file = File::open(program).ok()?;
     let mut start = Vec::new();
     (&file)
-        .take(SHEBANG_BYTES_MAX)
+        .take(SHEBANG_BYTES_MAX as u64)
         .read_to_end(&mut start)
         .ok()?;
     match start.strip_prefix(b"#!") {
