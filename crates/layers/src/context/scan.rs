@@ -120,11 +120,11 @@ impl ContextTree {
     /// When the root or a directory that is part of the context cannot be read.
     pub fn scan(
         root: &Path,
-        options: &ScanOptions,
         filter: &dyn PathFilter,
         previous: &dyn StatCache,
+        options: &ScanOptions,
     ) -> Result<Self, ScanError> {
-        let walk = Walk::open(root, options, filter, previous)?;
+        let walk = Walk::open(root, filter, previous, options)?;
         let root_node = walk.root_node()?;
         rayon::scope(|scope| walk.enter(scope, EntryPath::root(), false));
         let failure = walk.failure.into_inner();
@@ -179,9 +179,9 @@ struct Child {
 impl<'a> Walk<'a> {
     fn open(
         root: &'a Path,
-        options: &'a ScanOptions,
         filter: &'a dyn PathFilter,
         previous: &'a dyn StatCache,
+        options: &'a ScanOptions,
     ) -> Result<Self, ScanError> {
         // The root itself may be a link: whoever names it means what it leads to.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -22,10 +22,9 @@ const NAME_FILE_BYTES_MAX: u64 = 10 << 20;
 ///
 /// ```
 /// use longshore_layers::copy::{LayerBuilder, MkdirOptions, NoContent};
-/// use longshore_layers::{Timestamp, TreeView};
+/// use longshore_layers::TreeView;
 ///
-/// let base = TreeView::empty();
-/// let mut layer = LayerBuilder::new(&base, &NoContent, Timestamp::default());
+/// let mut layer = LayerBuilder::new(TreeView::empty(), &NoContent);
 /// layer
 ///     .mkdir(&MkdirOptions {
 ///         path: "/srv/app",
@@ -40,7 +39,7 @@ const NAME_FILE_BYTES_MAX: u64 = 10 << 20;
 /// assert_eq!(changes[1].entry.path.to_string(), "/srv/app");
 /// ```
 pub struct LayerBuilder<'a> {
-    pub(super) overlay: Overlay<'a>,
+    pub(super) overlay: Overlay,
     pub(super) content: &'a dyn LayerContent,
     pub(super) time: Timestamp,
     notices: Vec<CopyNotice>,
@@ -88,24 +87,31 @@ impl fmt::Debug for LayerBuilder<'_> {
 pub fn resolve_copy<P: PathPatterns>(
     options: &CopyOptions<'_, P>,
     source: &dyn CopySource,
-    base: &TreeView,
+    base: TreeView,
     content: &dyn LayerContent,
 ) -> Result<Vec<Change>, CopyError> {
-    let mut layer = LayerBuilder::new(base, content, Timestamp::default());
+    let mut layer = LayerBuilder::new(base, content);
     layer.copy(options, source)?;
     Ok(layer.finish())
 }
 
 impl<'a> LayerBuilder<'a> {
-    /// An empty layer on `base`, whose files `content` knows. `time` is the modification
-    /// time of what is made from nothing.
-    pub fn new(base: &'a TreeView, content: &'a dyn LayerContent, time: Timestamp) -> Self {
+    /// An empty layer on `base`, whose files `content` knows.
+    pub fn new(base: TreeView, content: &'a dyn LayerContent) -> Self {
         Self {
             overlay: Overlay::new(base),
             content,
-            time,
+            time: Timestamp::default(),
             notices: Vec::new(),
         }
+    }
+
+    /// Gives what is made from nothing, and without a time of its own, a modification time
+    /// other than the start of 1970.
+    #[must_use]
+    pub fn made_at(mut self, time: Timestamp) -> Self {
+        self.time = time;
+        self
     }
 
     /// The changes: sorted, without the root, with every directory above what they write.
@@ -133,7 +139,7 @@ impl<'a> LayerBuilder<'a> {
     }
 
     fn name_file(&self, file: NameFile) -> Result<Option<Vec<u8>>, CopyError> {
-        let base = Overlay::new(self.overlay.base);
+        let base = Overlay::new(self.overlay.base.clone());
         let asked = EntryPath::new(file.path()).expect("a literal path is clean");
         let path = match base.resolve(&asked) {
             Err(CopyError::NotADirectory { .. }) => return Ok(None),
@@ -148,7 +154,7 @@ impl<'a> LayerBuilder<'a> {
             Some(Kind::File { .. }) => {}
             Some(_) => return Err(failed(std::io::Error::other("not a regular file"))),
         }
-        let content = view_content(self.overlay.base, self.content, &path)?;
+        let content = view_content(&self.overlay.base, self.content, &path)?;
         if content.size() > NAME_FILE_BYTES_MAX {
             return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
         }
@@ -194,14 +200,16 @@ impl CopySource for LayerBuilder<'_> {
             Some(Shown::Leaf(leaf)) if matches!(leaf.kind, Kind::File { .. }) => {
                 Ok(leaf.content.clone())
             }
-            Some(Shown::Base(_)) => view_content(self.overlay.base, self.content, path),
+            Some(Shown::Base(_)) => view_content(&self.overlay.base, self.content, path),
             _ => Err(no_file(path)),
         }
     }
 
     fn content_hashes(&self, paths: &[EntryPath]) -> Result<Vec<ContentHash>, SourceError> {
         let hash = |path: &EntryPath| match self.overlay.show(path) {
-            Some(Shown::Base(_)) => view_hash(self.overlay.base, path).ok_or_else(|| no_file(path)),
+            Some(Shown::Base(_)) => {
+                view_hash(&self.overlay.base, path).ok_or_else(|| no_file(path))
+            }
             _ => Ok(hash_content(path, &self.content(path)?)?),
         };
         paths.iter().map(hash).collect()

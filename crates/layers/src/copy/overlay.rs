@@ -24,8 +24,8 @@ use crate::{Change, Entry, EntryPath, FileContent, Kind, Metadata, TreeView};
 const UPPER_LINKS: u64 = u64::MAX;
 
 #[derive(Debug)]
-pub(super) struct Overlay<'a> {
-    pub(super) base: &'a TreeView,
+pub(super) struct Overlay {
+    pub(super) base: TreeView,
     root: UpperDirectory,
     links: u64,
 }
@@ -116,12 +116,16 @@ enum Way<'o> {
     },
 }
 
-impl<'a> Overlay<'a> {
-    pub(super) fn new(base: &'a TreeView) -> Self {
+impl Overlay {
+    pub(super) fn new(base: TreeView) -> Self {
+        let metadata = base
+            .lookup(&EntryPath::root())
+            .map(|root| root.entry.metadata.clone())
+            .unwrap_or_default();
         Self {
             base,
             root: UpperDirectory {
-                metadata: base_metadata(base, &EntryPath::root()),
+                metadata,
                 opaque: false,
                 children: BTreeMap::new(),
             },
@@ -147,7 +151,7 @@ impl<'a> Overlay<'a> {
         if node.is_directory() {
             return Some(Shown::Directory(&node.entry.metadata));
         }
-        Some(Shown::Base(source_node(self.base, &node)?))
+        Some(Shown::Base(source_node(&self.base, &node)?))
     }
 
     fn way(&self, path: &EntryPath) -> Way<'_> {
@@ -307,7 +311,7 @@ impl<'a> Overlay<'a> {
         let mut names: BTreeMap<Vec<u8>, Option<SourceNode>> = BTreeMap::new();
         // What an ancestor hides does not show through here either.
         if shown && self.base_shows_through(path) {
-            let below = view_children(self.base, path).into_iter();
+            let below = view_children(&self.base, path).into_iter();
             names.extend(below.map(|child| (child.name, Some(child.node))));
         }
         for (name, upper) in upper.into_iter().flat_map(|upper| &upper.children) {
@@ -355,12 +359,6 @@ impl Upper {
             Self::Whiteout => None,
         }
     }
-}
-
-fn base_metadata(base: &TreeView, path: &EntryPath) -> Metadata {
-    let node = base.lookup(path);
-    node.map(|node| node.entry.metadata.clone())
-        .unwrap_or_default()
 }
 
 /// Paths are bounded (`PATH_COMPONENTS_MAX`), and so is the depth.

@@ -22,8 +22,10 @@ pub trait PathPatterns {
     fn takes_back(&self) -> bool;
 
     /// Whether something below `directory`, which does not match, may match; `true` is
-    /// always right.
-    fn may_match_below(&self, directory: &EntryPath) -> bool;
+    /// always right and merely slower.
+    fn may_match_below(&self, _directory: &EntryPath) -> bool {
+        true
+    }
 }
 
 /// No patterns; has no value, so that it can only be left out.
@@ -42,10 +44,6 @@ impl PathPatterns for NoPatterns {
     }
 
     fn takes_back(&self) -> bool {
-        match *self {}
-    }
-
-    fn may_match_below(&self, _directory: &EntryPath) -> bool {
         match *self {}
     }
 }

@@ -26,6 +26,10 @@ pub struct Selection<'a, P> {
     pub required: &'a [String],
 }
 
+/// The key of what a selection takes from a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SelectionDigest(pub [u8; 32]);
+
 /// One path that a selection names.
 #[derive(Debug)]
 pub(super) struct Match {
@@ -197,7 +201,7 @@ fn matching(
 pub fn selection_digest<P: PathPatterns>(
     source: &dyn CopySource,
     selection: &Selection<'_, P>,
-) -> Result<[u8; 32], CopyError> {
+) -> Result<SelectionDigest, CopyError> {
     let mut key = Key(blake3::Hasher::new_derive_key("longshore selection 1"));
     let mut required = Required::new(selection)?;
     for found in selection.matches(source)? {
@@ -211,7 +215,7 @@ pub fn selection_digest<P: PathPatterns>(
         key.selected(source, selection.directory_contents_only, &selected)?;
     }
     required.check(source)?;
-    Ok(*key.0.finalize().as_bytes())
+    Ok(SelectionDigest(*key.0.finalize().as_bytes()))
 }
 
 /// Every field with its length, so that no two selections give the same bytes.
