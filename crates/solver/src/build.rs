@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use longshore_graph::VertexId;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,8 +18,10 @@ use tokio_util::task::TaskTracker;
 use crate::flight::{Flight, Outputs};
 use crate::permit::BuildId;
 use crate::plan::Plan;
+use crate::slot::{Publisher, Slot, slot};
 use crate::solver::Shared;
 use crate::tiers::CacheAccess;
+use crate::twins::Twins;
 use crate::{Event, SolveError, SolveRequest, StepContext};
 
 /// One solve while it runs.
@@ -35,12 +36,11 @@ pub(crate) struct Build<T> {
     failure: Mutex<Option<SolveError>>,
     tasks: Mutex<Tasks<T>>,
     tracker: TaskTracker,
-    /// Keeps what this build joined, so that nothing in it runs twice.
+    /// What this build has found or run, by content key.
+    pub(crate) twins: Twins<T>,
+    /// Keeps what this build joined, for the builds beside it.
     flights: Mutex<Vec<Arc<Flight<T>>>>,
 }
-
-/// Where a vertex's result will stand.
-pub(crate) type Slot<T> = watch::Receiver<Option<Outputs<T>>>;
 
 struct Tasks<T> {
     closed: bool,
@@ -79,6 +79,7 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
                 aborts: Vec::new(),
             }),
             tracker: TaskTracker::new(),
+            twins: Twins::default(),
             flights: Mutex::default(),
         })
     }
@@ -115,7 +116,7 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
     async fn targets(&self, slots: Vec<Slot<T>>) -> Option<Vec<T>> {
         let mut trees = Vec::with_capacity(slots.len());
         for (target, slot) in self.request.targets.iter().zip(slots) {
-            let outputs = published(slot).await?;
+            let outputs = slot.result().await?;
             let output = usize::try_from(target.output).ok()?;
             trees.push(outputs.get(output)?.clone());
         }
@@ -128,7 +129,7 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         if let Some(slot) = tasks.slots.get(&vertex) {
             return slot.clone();
         }
-        let (publisher, slot) = watch::channel(None);
+        let (publisher, slot) = slot();
         tasks.slots.insert(vertex, slot.clone());
         if !tasks.closed {
             let task = self.clone().task(vertex, publisher);
@@ -137,7 +138,7 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         slot
     }
 
-    async fn task(self: Arc<Self>, vertex: VertexId, slot: watch::Sender<Option<Outputs<T>>>) {
+    async fn task(self: Arc<Self>, vertex: VertexId, slot: Publisher<T>) {
         let work = AssertUnwindSafe(self.solve_vertex(vertex, &slot)).catch_unwind();
         match work.await {
             Ok(Ok(()) | Err(Stop::Canceled)) => {}
@@ -158,7 +159,7 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         let slots: Vec<_> = vertices.map(|vertex| self.demand(vertex)).collect();
         let mut results = Vec::with_capacity(slots.len());
         for slot in slots {
-            let result = self.unless_stopped(published(slot)).await?;
+            let result = self.unless_stopped(slot.result()).await?;
             results.push(result.ok_or(Stop::Canceled)?);
         }
         Ok(results)
@@ -218,12 +219,6 @@ impl<T: Clone + Send + Sync + 'static> Drop for AbortTasks<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// The result in `slot`, once it stands there; `None` when its task ended without.
-async fn published<T>(mut slot: Slot<T>) -> Option<Outputs<T>> {
-    let outputs = slot.wait_for(Option::is_some).await.ok()?;
-    outputs.clone()
 }
 
 fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {

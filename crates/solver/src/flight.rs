@@ -1,4 +1,4 @@
-//! One run per content key at a time, shared by everyone who needs it.
+//! One run per content key at a time, shared by the builds that need it.
 //!
 //! Whoever joins a flight first leads it: asks the cache, runs the step, lands it with
 //! the result. The others wait. A leader that gives up (its build failed or was
@@ -10,9 +10,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
-use crate::permit::BuildId;
 use crate::{CacheKey, RecordedOutput};
 
 /// The results of a vertex, one per output.
@@ -21,62 +20,56 @@ pub(crate) type Outputs<T> = Arc<[T]>;
 /// What is being run, or was run by builds that still run.
 pub(crate) struct Flights<T>(Mutex<Open<T>>);
 
-type Open<T> = HashMap<FlightKey, Weak<Flight<T>>>;
-
-/// A content key; with the build where its results must not be shared with others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct FlightKey {
-    pub(crate) content: CacheKey,
-    pub(crate) within: Option<BuildId>,
-}
+type Open<T> = HashMap<CacheKey, Weak<Flight<T>>>;
 
 impl<T> Flights<T> {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(HashMap::new())))
     }
 
-    /// The flight for `key`, there as long as it is held.
-    pub(crate) fn join(self: &Arc<Self>, key: FlightKey) -> Arc<Flight<T>> {
-        let mut open = self.lock();
+    /// The flight for a content key, there as long as it is held.
+    pub(crate) fn join(self: &Arc<Self>, key: CacheKey) -> Arc<Flight<T>> {
+        let mut open = lock(&self.0);
         if let Some(flight) = open.get(&key).and_then(Weak::upgrade) {
             return flight;
         }
         let flight = Arc::new(Flight {
             key,
             home: self.clone(),
-            state: watch::Sender::new(State::Free),
+            state: Mutex::new(State::Free),
+            changed: Notify::new(),
         });
         open.insert(key, Arc::downgrade(&flight));
         flight
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One content key's run.
 pub(crate) struct Flight<T> {
-    key: FlightKey,
+    key: CacheKey,
     home: Arc<Flights<T>>,
-    state: watch::Sender<State<T>>,
+    state: Mutex<State<T>>,
+    changed: Notify,
 }
 
-pub(crate) enum State<T> {
-    /// Nobody is at it.
+enum State<T> {
     Free,
-    /// Somebody leads.
     Flying,
-    /// It is done.
     Landed(Landed<T>),
 }
 
 /// What came of a flight.
 pub(crate) struct Landed<T> {
     pub(crate) outputs: Outputs<T>,
-    /// What is recorded of the outputs, and how long they took; `None` where they could
-    /// not be recorded.
-    pub(crate) recorded: Option<(Arc<[RecordedOutput]>, u64)>,
+    /// What is recorded of the outputs; `None` where they could not be recorded.
+    pub(crate) recorded: Option<Recorded>,
+}
+
+/// What is recorded of the outputs of a step, and how long it took.
+#[derive(Clone)]
+pub(crate) struct Recorded {
+    pub(crate) outputs: Arc<[RecordedOutput]>,
+    pub(crate) cost_ms: u64,
 }
 
 impl<T> Clone for Landed<T> {
@@ -94,33 +87,45 @@ pub(crate) enum Turn<T> {
     Lead(Lead<T>),
     /// It is done.
     Landed(Landed<T>),
-    /// Somebody else is at it: wait for a change, then ask again.
-    Wait(watch::Receiver<State<T>>),
+    /// Somebody else is at it: wait until it [is settled](Flight::settled), ask again.
+    Wait,
 }
 
 impl<T> Flight<T> {
     pub(crate) fn turn(self: &Arc<Self>) -> Turn<T> {
-        let receiver = self.state.subscribe();
-        let mut turn = None;
-        self.state.send_if_modified(|state| match state {
+        let mut state = lock(&self.state);
+        match &*state {
             State::Free => {
                 *state = State::Flying;
-                turn = Some(Turn::Lead(Lead(Some(self.clone()))));
-                false
+                Turn::Lead(Lead(Some(self.clone())))
             }
-            State::Flying => false,
-            State::Landed(landed) => {
-                turn = Some(Turn::Landed(landed.clone()));
-                false
+            State::Flying => Turn::Wait,
+            State::Landed(landed) => Turn::Landed(landed.clone()),
+        }
+    }
+
+    /// Waits until nobody leads.
+    pub(crate) async fn settled(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // From here on nothing is missed.
+            changed.as_mut().enable();
+            if !matches!(*lock(&self.state), State::Flying) {
+                return;
             }
-        });
-        turn.unwrap_or(Turn::Wait(receiver))
+            changed.await;
+        }
+    }
+
+    fn settle(&self, state: State<T>) {
+        *lock(&self.state) = state;
+        self.changed.notify_waiters();
     }
 }
 
 impl<T> Drop for Flight<T> {
     fn drop(&mut self) {
-        let mut open = self.home.lock();
+        let mut open = lock(&self.home.0);
         // Somebody may have joined anew since the last holder left.
         if open
             .get(&self.key)
@@ -137,7 +142,7 @@ pub(crate) struct Lead<T>(Option<Arc<Flight<T>>>);
 impl<T> Lead<T> {
     pub(crate) fn land(mut self, landed: Landed<T>) {
         if let Some(flight) = self.0.take() {
-            flight.state.send_replace(State::Landed(landed));
+            flight.settle(State::Landed(landed));
         }
     }
 }
@@ -145,9 +150,13 @@ impl<T> Lead<T> {
 impl<T> Drop for Lead<T> {
     fn drop(&mut self) {
         if let Some(flight) = self.0.take() {
-            flight.state.send_replace(State::Free);
+            flight.settle(State::Free);
         }
     }
+}
+
+fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -155,11 +164,8 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
 
-    fn key() -> FlightKey {
-        FlightKey {
-            content: CacheKey([7; 32]),
-            within: None,
-        }
+    fn key() -> CacheKey {
+        CacheKey([7; 32])
     }
 
     #[test]
@@ -170,12 +176,11 @@ mod tests {
             panic!("the first leads")
         };
         let other = flights.join(key());
-        let Turn::Wait(mut waiting) = other.turn() else {
-            panic!("the second waits")
-        };
-        assert!(waiting.changed().now_or_never().is_none());
+        assert!(matches!(other.turn(), Turn::Wait));
+        let mut settled = Box::pin(other.settled());
+        assert!((&mut settled).now_or_never().is_none());
         drop(lead);
-        assert!(waiting.changed().now_or_never().is_some());
+        assert!((&mut settled).now_or_never().is_some());
         assert!(matches!(other.turn(), Turn::Lead(_)));
     }
 
@@ -195,7 +200,7 @@ mod tests {
         };
         assert_eq!(&*landed.outputs, &[1]);
         drop(flight);
-        assert!(flights.lock().is_empty());
+        assert!(lock(&flights.0).is_empty());
         assert!(matches!(flights.join(key()).turn(), Turn::Lead(_)));
     }
 }

@@ -38,6 +38,7 @@ mod miss;
 mod paths;
 mod permit;
 mod plan;
+mod slot;
 mod solver;
 mod step;
 #[cfg(any(test, feature = "testkit"))]
@@ -45,6 +46,7 @@ pub mod testkit;
 #[cfg(test)]
 mod tests;
 mod tiers;
+mod twins;
 
 pub use cache::{
     CacheBackend, CacheRecord, NEAREST_MAX, RECORD_BYTES_MAX, RecordError, RecordedOutput,

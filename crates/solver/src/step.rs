@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use longshore_graph::{Op, Selection, Vertex, VertexId};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::build::{Build, Stop};
 use crate::error::with_causes;
-use crate::flight::{FlightKey, Landed, Lead, Outputs, Turn};
+use crate::flight::{Landed, Outputs, Recorded, Turn};
+use crate::permit::Permit;
+use crate::slot::Publisher;
 use crate::tiers::{Answer, Tier};
+use crate::twins::Done;
 use crate::{
     CacheKey, CacheRecord, ContentDigest, Event, HitKey, KeyFields, MissReason, Origin, PathDigest,
     RecordedOutput, SolveError, Trace, key, paths,
@@ -19,8 +21,6 @@ use crate::{
 
 /// How many inputs of a step are hashed at the same time.
 const DIGESTS_CONCURRENT_MAX: usize = 16;
-
-type Publisher<T> = watch::Sender<Option<Outputs<T>>>;
 
 /// A step whose inputs are there.
 struct Step<'a, T> {
@@ -49,10 +49,11 @@ struct Hit<T> {
     from: Origin,
 }
 
-/// A result, and how long it took.
+/// A result, how long it took, and the place that it took.
 struct Ran<T> {
     outputs: Outputs<T>,
     duration: Duration,
+    place: Option<Permit>,
 }
 
 impl<T: Clone + Send + Sync + 'static> Build<T> {
@@ -68,7 +69,7 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         let vertex = self.request.graph.vertex(id);
         if matches!(vertex.op, Op::Source(_)) {
             let ran = Box::pin(self.execute(id, vertex, &[])).await?;
-            slot.send_replace(Some(ran.outputs));
+            slot.publish(ran.outputs);
             return Ok(());
         }
         let planned = self.plan.get(id).ok_or(Stop::Canceled)?;
@@ -216,34 +217,56 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
             by: HitKey::Definition,
             from: hit.from.clone(),
         });
-        slot.send_replace(Some(hit.outputs));
+        slot.publish(hit.outputs);
         if hit.from != Origin::Local {
             self.cache.record_locally(&[key], &hit.record).await;
         }
     }
 
-    /// Leads the flight for the content key, or takes what it lands with.
+    /// Takes what this build has done under the same content key, or does it.
     async fn fly(&self, mut step: Step<'_, T>, slot: &Publisher<T>) -> Result<(), Stop> {
-        let ignore_cache = step.vertex.meta.ignore_cache;
-        let flight = self.shared.flights.join(FlightKey {
-            content: step.key,
-            within: ignore_cache.then_some(self.id),
+        let twin = self.twins.of(step.key);
+        let mut done = if let Ok(free) = twin.try_lock() {
+            free
+        } else {
+            self.emit(Event::Waiting { vertex: step.id });
+            self.unless_stopped(twin.lock()).await?
+        };
+        let must_run = step.vertex.meta.ignore_cache;
+        if let Some(done) = done.as_ref().filter(|done| done.ran || !must_run) {
+            self.follow(&step, done.landed.clone(), slot).await;
+            return Ok(());
+        }
+        *done = Some(if must_run {
+            self.run_step(&step, slot).await?
+        } else {
+            self.share(&mut step, slot).await?
         });
+        Ok(())
+    }
+
+    /// Leads the flight for the content key, or takes what it lands with.
+    async fn share(&self, step: &mut Step<'_, T>, slot: &Publisher<T>) -> Result<Done<T>, Stop> {
+        let flight = self.shared.flights.join(step.key);
         self.keep(flight.clone());
         let mut told = false;
         loop {
             match flight.turn() {
-                Turn::Lead(lead) => return self.lead(&mut step, lead, slot).await,
-                Turn::Landed(landed) => {
-                    self.follow(&step, landed, slot).await;
-                    return Ok(());
+                Turn::Lead(lead) => {
+                    let done = self.lead(step, slot).await?;
+                    lead.land(done.landed.clone());
+                    return Ok(done);
                 }
-                Turn::Wait(mut changed) => {
+                Turn::Landed(landed) => {
+                    self.follow(step, landed.clone(), slot).await;
+                    let ran = false;
+                    return Ok(Done { landed, ran });
+                }
+                Turn::Wait => {
                     if !std::mem::replace(&mut told, true) {
                         self.emit(Event::Waiting { vertex: step.id });
                     }
-                    // An error would mean that the flight is gone, but it is held here.
-                    let _ = self.unless_stopped(changed.changed()).await?;
+                    self.unless_stopped(flight.settled()).await?;
                 }
             }
         }
@@ -257,35 +280,33 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
             by: HitKey::Content,
             from: Origin::InFlight,
         });
-        slot.send_replace(Some(landed.outputs));
-        if let Some((outputs, cost_ms)) = landed.recorded {
+        slot.publish(landed.outputs);
+        if let Some(recorded) = landed.recorded {
             let files = self.describe(step).await;
-            let record = self.record_of(step, &files, outputs.to_vec(), cost_ms);
+            let record = self.record_of(step, &files, &recorded);
             self.cache.record(&step.keys(), &record).await;
         }
     }
 
-    async fn lead(
-        &self,
-        step: &mut Step<'_, T>,
-        lead: Lead<T>,
-        slot: &Publisher<T>,
-    ) -> Result<(), Stop> {
-        let mut guard = None;
-        if !step.vertex.meta.ignore_cache {
-            if let Some(hit) = self.ask(step).await? {
-                self.found_by_content(step, hit, lead, slot).await;
-                return Ok(());
-            }
-            guard = self.lock(step).await?;
-            // Another process may have run it while this one waited for the lock.
-            if guard.is_some()
-                && let Some(hit) = self.ask(step).await?
-            {
-                self.found_by_content(step, hit, lead, slot).await;
-                return Ok(());
-            }
+    /// Asks the caches, and runs the step when they have nothing.
+    async fn lead(&self, step: &mut Step<'_, T>, slot: &Publisher<T>) -> Result<Done<T>, Stop> {
+        if let Some(hit) = self.ask(step).await? {
+            return Ok(self.found_by_content(step, hit, slot).await);
         }
+        let guard = self.lock(step).await?;
+        // Another process may have run it while this one waited for the lock.
+        if guard.is_some()
+            && let Some(hit) = self.ask(step).await?
+        {
+            return Ok(self.found_by_content(step, hit, slot).await);
+        }
+        let done = self.run_step(step, slot).await;
+        drop(guard);
+        done
+    }
+
+    /// Runs the step and records what it made.
+    async fn run_step(&self, step: &Step<'_, T>, slot: &Publisher<T>) -> Result<Done<T>, Stop> {
         let files = self.unless_stopped(self.describe(step)).await?;
         let reason = self.unless_stopped(self.reason(step, &files)).await?;
         self.emit(Event::Missed {
@@ -295,14 +316,21 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
             fields: step.fields.clone(),
         });
         let ran = self.execute(step.id, step.vertex, step.inputs).await?;
-        slot.send_replace(Some(ran.outputs.clone()));
-        let recorded = self.record(step, &files, &ran).await;
-        lead.land(Landed {
-            outputs: ran.outputs,
-            recorded,
-        });
-        drop(guard);
-        Ok(())
+        slot.publish(ran.outputs.clone());
+        let recorded = self.recorded(step.id, &ran).await;
+        if let Some(recorded) = &recorded {
+            let record = self.record_of(step, &files, recorded);
+            self.cache.record_locally(&step.keys(), &record).await;
+            // Not before: what follows this step asks for a place meanwhile, and may
+            // matter more than what already waits. Not later: other machines are slow.
+            drop(ran.place);
+            self.cache.record_remotely(&step.keys(), &record).await;
+        }
+        let outputs = ran.outputs;
+        Ok(Done {
+            landed: Landed { outputs, recorded },
+            ran: true,
+        })
     }
 
     /// Asks the caches for the content key.
@@ -335,25 +363,29 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         &self,
         step: &Step<'_, T>,
         hit: Hit<T>,
-        lead: Lead<T>,
         slot: &Publisher<T>,
-    ) {
+    ) -> Done<T> {
         self.emit(Event::Cached {
             vertex: step.id,
             key: step.key,
             by: HitKey::Content,
             from: hit.from.clone(),
         });
-        slot.send_replace(Some(hit.outputs.clone()));
+        slot.publish(hit.outputs.clone());
         let files = self.describe(step).await;
-        let outputs = hit.record.outputs;
-        let cost_ms = hit.record.cost_ms;
-        let record = self.record_of(step, &files, outputs.clone(), cost_ms);
+        let recorded = Recorded {
+            outputs: hit.record.outputs.into(),
+            cost_ms: hit.record.cost_ms,
+        };
+        let record = self.record_of(step, &files, &recorded);
         self.cache.record(&step.keys(), &record).await;
-        lead.land(Landed {
-            outputs: hit.outputs,
-            recorded: Some((outputs.into(), cost_ms)),
-        });
+        Done {
+            landed: Landed {
+                outputs: hit.outputs,
+                recorded: Some(recorded),
+            },
+            ran: false,
+        }
     }
 
     /// Waits for a place, runs the step, and reports how it went.
@@ -374,7 +406,6 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         let result = self
             .wind_down(self.request.executor.execute(&ctx, vertex, inputs))
             .await;
-        drop(place);
         let duration = began.elapsed();
         match result {
             Some(Ok(outputs)) => {
@@ -384,7 +415,11 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
                     duration,
                 });
                 let outputs = outputs.into();
-                Ok(Ran { outputs, duration })
+                Ok(Ran {
+                    outputs,
+                    duration,
+                    place,
+                })
             }
             Some(Err(error)) if !self.stop.is_cancelled() => {
                 let failed = SolveError::Step {
@@ -434,16 +469,12 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         Stop::Failed(Box::new(error))
     }
 
-    /// Records what a step made. Nothing stops this: what was done is not to be redone.
-    async fn record(
-        &self,
-        step: &Step<'_, T>,
-        files: &[Vec<PathDigest>],
-        ran: &Ran<T>,
-    ) -> Option<(Arc<[RecordedOutput]>, u64)> {
+    /// Makes durable what a step made. Nothing stops this, nor what records it: what was
+    /// done is not to be redone.
+    async fn recorded(&self, id: VertexId, ran: &Ran<T>) -> Option<Recorded> {
         let mut outputs = Vec::with_capacity(ran.outputs.len());
         for tree in &*ran.outputs {
-            match self.recorded_output(step.id, tree).await {
+            match self.recorded_output(id, tree).await {
                 Ok(Some(output)) => outputs.push(output),
                 Ok(None) => return None,
                 Err(error) => {
@@ -453,10 +484,10 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
                 }
             }
         }
-        let cost_ms = u64::try_from(ran.duration.as_millis()).unwrap_or(u64::MAX);
-        let record = self.record_of(step, files, outputs.clone(), cost_ms);
-        self.cache.record(&step.keys(), &record).await;
-        Some((outputs.into(), cost_ms))
+        Some(Recorded {
+            outputs: outputs.into(),
+            cost_ms: u64::try_from(ran.duration.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 
     async fn recorded_output(
@@ -477,8 +508,7 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         &self,
         step: &Step<'_, T>,
         files: &[Vec<PathDigest>],
-        outputs: Vec<RecordedOutput>,
-        cost_ms: u64,
+        recorded: &Recorded,
     ) -> CacheRecord {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         CacheRecord {
@@ -490,8 +520,8 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
                 paths: files.iter().map(|files| paths::recorded(files)).collect(),
                 created_s: since_1970.map_or(0, |since| since.as_secs()),
             },
-            outputs,
-            cost_ms,
+            outputs: recorded.outputs.to_vec(),
+            cost_ms: recorded.cost_ms,
         }
     }
 

@@ -137,15 +137,21 @@ impl CacheAccess {
 
     /// Tells this machine's cache everything, and the others what may leave it.
     pub(crate) async fn record(&self, keys: &[CacheKey], record: &CacheRecord) {
-        for tier in &self.writers {
-            self.record_in(tier, keys, record).await;
-        }
+        self.record_locally(keys, record).await;
+        self.record_remotely(keys, record).await;
     }
 
-    /// Tells this machine's cache alone.
+    /// Tells this machine's cache.
     pub(crate) async fn record_locally(&self, keys: &[CacheKey], record: &CacheRecord) {
         if let Some(local) = self.writers.first() {
             self.record_in(local, keys, record).await;
+        }
+    }
+
+    /// Tells the others what may leave this machine.
+    pub(crate) async fn record_remotely(&self, keys: &[CacheKey], record: &CacheRecord) {
+        for tier in self.writers.iter().skip(1) {
+            self.record_in(tier, keys, record).await;
         }
     }
 

@@ -70,6 +70,13 @@ impl FakeExecutor {
         }
     }
 
+    async fn pace(&self, units: u64) {
+        let unit_ms = self.world.book().pace_ms;
+        if unit_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(units * unit_ms)).await;
+        }
+    }
+
     fn check(&self, tree: &FakeTree, what: &str) -> Result<(), BoxError> {
         if tree.world == self.world.id() {
             return Ok(());
@@ -228,6 +235,9 @@ impl Executor for FakeExecutor {
             return Err(Refused("cancelled".to_owned()).into());
         }
         self.dawdle().await;
+        if matches!(vertex.op, Op::Exec(_)) {
+            self.pace(10).await;
+        }
         if self.world.book().failing.contains(name) {
             return Err(Refused("exit code 1".to_owned()).into());
         }
@@ -265,6 +275,7 @@ impl Executor for FakeExecutor {
     ) -> Result<Option<Vec<u8>>, BoxError> {
         self.check(tree, "encode")?;
         self.dawdle().await;
+        self.pace(1).await;
         let digest = tree::digest(&tree.files, &Selection::Identity)?;
         let encoded = digest.to_string().into_bytes();
         let mut book = self.world.book();

@@ -35,6 +35,7 @@ pub(super) struct Book {
     pub(super) failing: BTreeSet<String>,
     pub(super) hanging: BTreeSet<String>,
     pub(super) chance: Option<Random>,
+    pub(super) pace_ms: u64,
 }
 
 impl World {
@@ -57,6 +58,11 @@ impl World {
     /// Lets every step take its time, in an order that `seed` decides.
     pub fn shuffle(&self, seed: u64) {
         self.book().chance = Some(Random::new(seed));
+    }
+
+    /// Lets every process run for ten units and recording take one.
+    pub fn pace(&self, unit_ms: u64) {
+        self.book().pace_ms = unit_ms;
     }
 
     /// Lets the step with this display name fail from now on.

@@ -53,9 +53,13 @@ fn random_vertex(random: &mut Random, graph: &mut Graph) {
             graph.push(Vertex::new("merge", Op::Merge, inputs)).unwrap()
         }
         6 => {
-            // The whole of another tree: always there.
-            let dest = format!("/{path}");
-            copy(graph, one, two, "", &dest)
+            // The whole of another tree, which may be empty.
+            let mut whole = copy_op("", &format!("/{path}"));
+            whole.allow_empty_wildcard = true;
+            let inputs = vec![Input::first(one), Input::first(two)];
+            graph
+                .push(Vertex::new("copy", copy_vertex(whole), inputs))
+                .unwrap()
         }
         7 => {
             let mut op = exec(&["sum", path]);
