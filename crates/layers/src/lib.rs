@@ -1,6 +1,7 @@
 //! Sources and sinks of file changes: contexts, tar streams, directories; whiteouts
 //! and compression.
 
+mod assembly;
 mod change;
 mod compress;
 mod content_hash;
@@ -15,6 +16,7 @@ mod pool;
 mod source;
 mod tar;
 mod tree;
+mod xattr;
 
 pub use change::{Change, FileContent, FileRange, FileStamp, HostFile};
 pub use compress::{Compression, Compressor};
@@ -24,5 +26,5 @@ pub use index::{INDEX_BYTES_MAX, IndexDecodeError, IndexEntry, IndexError, Layer
 pub use pipeline::{LayerSummary, LayerWriter, WriteError, WriteOptions, write_layer};
 pub use pool::{WorkerFailed, all_cores};
 pub use source::ContentError;
-pub use tar::HeaderError;
+pub use tar::{HeaderError, Member, TarError, TarLimits, TarReader, TarReason};
 pub use tree::{Node, ResolveError, Resolved, TreeView, Walk};

@@ -11,11 +11,11 @@
 
 pub(crate) mod block;
 mod pax;
-//mod reader;
-//mod sparse;
+mod reader;
+mod sparse;
 mod writer;
 
-//pub use reader::{Member, MemberKind, TarError, TarLimits, TarReader, TarReason};
+pub use reader::{Member, TarError, TarLimits, TarReader, TarReason};
 pub use writer::HeaderError;
 pub(crate) use writer::{END_OF_ARCHIVE, encode_headers, padding_of};
 

@@ -24,6 +24,8 @@ pub(crate) const PREFIX: Range<usize> = 345..500;
 /// The name prefix in `star` archives, whose last bytes are times and a trailer.
 pub(crate) const STAR_PREFIX: Range<usize> = 345..476;
 pub(crate) const STAR_TRAILER: Range<usize> = 508..512;
+pub(crate) const GNU_ATIME: Range<usize> = 345..357;
+pub(crate) const GNU_CTIME: Range<usize> = 357..369;
 pub(crate) const GNU_SPARSE: Range<usize> = 386..482;
 pub(crate) const GNU_SPARSE_MORE: usize = 482;
 pub(crate) const GNU_REAL_SIZE: Range<usize> = 483..495;

@@ -1,0 +1,38 @@
+//! Which extended attributes belong to a layer.
+//!
+//! Kept: `security.capability` and `user.*`. Everything else describes the machine that the
+//! layer was made or is used on: `trusted.*` and `user.overlay.*` steer overlay file systems,
+//! labels and access lists come from the host's policy. A layer from a stranger that could
+//! set `trusted.overlay.redirect` would choose what a directory shows.
+
+/// Whether the attribute is part of a layer.
+pub(crate) fn is_kept(name: &[u8]) -> bool {
+    let is_overlay = |prefix: &[u8]| name.starts_with(prefix);
+    name == b"security.capability"
+        || (name.starts_with(b"user.")
+            && !is_overlay(b"user.overlay.")
+            && !is_overlay(b"user.fuseoverlayfs.")
+            && !is_overlay(b"user.containers."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_file_s_own_attributes_are_kept() {
+        for name in ["security.capability", "user.a", "user.overlayx"] {
+            assert!(is_kept(name.as_bytes()), "{name}");
+        }
+        for name in [
+            "trusted.overlay.opaque",
+            "trusted.x",
+            "user.overlay.redirect",
+            "user.fuseoverlayfs.opaque",
+            "security.selinux",
+            "system.posix_acl_access",
+        ] {
+            assert!(!is_kept(name.as_bytes()), "{name}");
+        }
+    }
+}
