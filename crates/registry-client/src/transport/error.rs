@@ -144,12 +144,15 @@ fn explain_io(error: &io::Error) -> Option<(TransportFailure, String)> {
     Some((kind, text.to_owned()))
 }
 
-/// A TLS error travels inside an [`io::Error`], whose `source` skips it.
+/// A TLS error travels inside one or two [`io::Error`]s, whose `source` skips it.
 fn tls_error<'a>(link: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    if let Some(tls) = link.downcast_ref() {
-        return Some(tls);
+    let mut link = link;
+    loop {
+        if let Some(tls) = link.downcast_ref() {
+            return Some(tls);
+        }
+        link = link.downcast_ref::<io::Error>()?.get_ref()?;
     }
-    link.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }
 
 fn tls_text(error: &rustls::Error) -> String {
