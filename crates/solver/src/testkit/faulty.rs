@@ -66,7 +66,7 @@ impl<C: CacheBackend> FaultyCache<C> {
         let fails = match &self.faults {
             Faults::Never => false,
             Faults::Nth(nth) => number == *nth,
-            Faults::Every(every) => number % every == 0,
+            Faults::Every(every) => number.is_multiple_of(*every),
             Faults::OneIn(times, random) => random
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

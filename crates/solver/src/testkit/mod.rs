@@ -14,5 +14,5 @@ pub use faulty::{Faults, FaultyCache};
 pub use random::Random;
 pub use recorder::Recorder;
 pub use suite::cache_conformance;
-pub use tree::{FakeTree, evaluate};
+pub use tree::{FakeTree, Files, evaluate};
 pub use world::World;

@@ -36,6 +36,7 @@ pub(super) struct Book {
     pub(super) hanging: BTreeSet<String>,
     pub(super) chance: Option<Random>,
     pub(super) pace_ms: u64,
+    pub(super) threads: bool,
 }
 
 impl World {
@@ -87,6 +88,12 @@ impl World {
         let mut book = self.book();
         book.stored.clear();
         book.done.clear();
+    }
+
+    /// Allows a step to begin in the moment in which its build is cancelled, because they
+    /// happen on several threads.
+    pub fn allow_threads(&self) {
+        self.book().threads = true;
     }
 
     /// Allows a build to run again what another one ran, because the cache fails.

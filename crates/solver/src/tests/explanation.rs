@@ -85,7 +85,8 @@ async fn said(change: impl FnOnce(&mut Exec)) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn each_part_of_a_process_is_named() {
-    let cases: [(fn(&mut Exec), &str); 17] = [
+    type Case = (fn(&mut Exec), &'static str);
+    let cases: [Case; 17] = [
         (|_| {}, "hit"),
         (
             |e| e.args[1] = "other".to_owned(),

@@ -17,7 +17,7 @@ use super::support::*;
 use crate::testkit::{FakeExecutor, Faults, FaultyCache, Random, Recorder, World, evaluate};
 use crate::{CacheKey, CacheTiers, MemoryCache, NoLock, SolveError, Solver};
 
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 2000;
 const CONTEXTS: [&str; 3] = ["base", "context", "extra"];
 
 fn any(random: &mut Random, graph: &Graph) -> VertexId {
@@ -152,7 +152,8 @@ async fn live(fate: &Fate, bench: &Bench, failing: bool) {
     }
 }
 
-async fn seed(seed: u64) {
+/// Lives through one seed; what ran, in order.
+async fn seed(seed: u64, threads: bool) -> Vec<String> {
     let mut random = Random::new(seed);
     let graph = random_graph(&mut random);
     let cache = Arc::new(MemoryCache::default());
@@ -164,7 +165,10 @@ async fn seed(seed: u64) {
     let faulty = FaultyCache::new(cache, faults);
     let bench = Bench::on(Arc::new(faulty), 1 + random.below(3));
     fill(&bench.world, &mut random);
-    bench.world.shuffle(random.next());
+    bench.world.shuffle(random.number());
+    if threads {
+        bench.world.allow_threads();
+    }
     // Two generations: the sources change in between.
     for generation in 0..2 {
         let mut graph = graph.clone();
@@ -186,24 +190,47 @@ async fn seed(seed: u64) {
         }
         let lives = fates.iter().map(|fate| live(fate, &bench, failing));
         in_time(futures_util::future::join_all(lives)).await;
-        tokio::time::sleep(Duration::from_secs(5)).await; // dropped builds end
+        // Dropped builds end.
+        let dropped = fates.iter().any(|fate| fate.dropped_ms.is_some());
+        tokio::time::sleep(Duration::from_millis(if dropped { 200 } else { 0 })).await;
         bench.assert_lawful();
         bench.world.mend();
     }
+    bench.world.runs()
+}
+
+fn seed_alone(number: u64) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        runtime.block_on(seed(number, false))
+    }));
+    outcome.unwrap_or_else(|_| panic!("seed {number}"))
 }
 
 #[test]
 fn random_worlds_keep_every_rule() {
     for number in 0..SEEDS {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            runtime.block_on(seed(number));
-        }));
-        assert!(outcome.is_ok(), "seed {number}");
+        seed_alone(number);
+    }
+}
+
+#[test]
+fn a_seed_takes_the_same_course_every_time() {
+    for number in 0..50 {
+        assert_eq!(seed_alone(number), seed_alone(number), "seed {number}");
+    }
+}
+
+/// The same on several threads, where no course is like the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn random_worlds_keep_every_rule_on_several_threads() {
+    let worlds = (0..64).map(|number| tokio::spawn(seed(number, true)));
+    for (number, world) in worlds.collect::<Vec<_>>().into_iter().enumerate() {
+        assert!(world.await.is_ok(), "seed {number}");
     }
 }
 
