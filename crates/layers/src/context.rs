@@ -27,3 +27,6 @@ pub use scan::{ModePolicy, OwnerPolicy, ScanError, ScanNotice, ScanOptions};
 pub use tree::{ContextNode, ContextTree};
 
 use xattr::read_xattrs;
+
+#[cfg(test)]
+mod tests;

@@ -49,3 +49,6 @@ pub use owner::{Owner, Principal};
 pub use pattern::{NoPatterns, PathPatterns};
 pub use selection::{Selection, SelectionDigest, selection_digest};
 pub use source::{CopySource, LinkIdentity, SourceChild, SourceNode, TreeSource};
+
+#[cfg(test)]
+mod tests;
