@@ -7,13 +7,13 @@ pub enum CsvError {
     #[error("EOF")]
     Empty,
     /// A quote in a field that does not start with one.
-    #[error("parse error on line 1, column {column}: bare \" in non-quoted field")]
+    #[error("parse error on line 1, column {column}: bare \" in non-quoted-field")]
     BareQuote {
         /// Byte from 1.
         column: usize,
     },
     /// A quoted field without an end, or with something after it.
-    #[error("parse error on line 1, column {column}: extraneous or missing \" in quoted field")]
+    #[error("parse error on line 1, column {column}: extraneous or missing \" in quoted-field")]
     Quote {
         /// Byte from 1.
         column: usize,

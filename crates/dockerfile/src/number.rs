@@ -25,21 +25,24 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// `strconv.ParseUint(text, radix, 32)`: digits only, no sign.
+/// `strconv.ParseUint(text, radix, 32)`: digits only, no sign. Digits are read from the left, so a
+/// number that is too large before it goes wrong is too large.
 pub(crate) fn parse_u32(text: &str, radix: u32) -> Result<u32, NumberError> {
-    if text.is_empty() || !text.chars().all(|ch| ch.is_digit(radix)) {
+    if text.is_empty() {
         return Err(NumberError::Syntax);
     }
-    u32::from_str_radix(text, radix).map_err(|_| NumberError::Range)
+    text.chars().try_fold(0_u32, |value, ch| {
+        let digit = ch.to_digit(radix).ok_or(NumberError::Syntax)?;
+        let value = value.checked_mul(radix).and_then(|value| value.checked_add(digit));
+        value.ok_or(NumberError::Range)
+    })
 }
 
 /// `strconv.ParseInt(text, 10, 32)`: digits with an optional sign.
 pub(crate) fn parse_i32(text: &str) -> Result<i32, NumberError> {
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(NumberError::Syntax);
-    }
-    text.parse().map_err(|_| NumberError::Range)
+    let value = i64::from(parse_u32(text.strip_prefix(['+', '-']).unwrap_or(text), 10)?);
+    let value = if text.starts_with('-') { -value } else { value };
+    i32::try_from(value).map_err(|_| NumberError::Range)
 }
 
 /// A size such as `64m`, `1.5 GiB` or `100` in bytes, units in powers of 1024
@@ -97,6 +100,9 @@ mod tests {
         assert_eq!(parse_u32("99999999999", 10), Err(NumberError::Range));
         assert_eq!(parse_i32("-3"), Ok(-3));
         assert_eq!(parse_i32("a"), Err(NumberError::Syntax));
+        assert_eq!(parse_i32("99999999999x"), Err(NumberError::Range));
+        assert_eq!(parse_i32("-2147483648"), Ok(i32::MIN));
+        assert_eq!(parse_i32("2147483648"), Err(NumberError::Range));
         assert_eq!(parse_i32("4294967296"), Err(NumberError::Range));
     }
 }

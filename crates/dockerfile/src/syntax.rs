@@ -331,11 +331,9 @@ impl<'a> Splitter<'a> {
         if range.is_empty() {
             return Arguments::default();
         }
-        let slice = &self.text()[range.clone()];
-        let end = range.start + slice.find(char::is_whitespace).unwrap_or(slice.len());
-        let rest = trim(self.text(), end..range.end);
-        let kind = self.spanned_range(range.start..end);
-        let mut arguments = self.json_or_text(rest);
+        let (kind, rest) = split_first(self.text(), range.clone());
+        let kind = self.spanned_range(kind);
+        let mut arguments = self.json_or_text(rest.unwrap_or(range.end..range.end));
         arguments.words.insert(0, kind);
         arguments
     }
@@ -354,12 +352,17 @@ impl<'a> Splitter<'a> {
     }
 }
 
-/// The trigger's text of an `ONBUILD` line: what follows the name and the blanks after it.
+/// The trigger's text of an `ONBUILD` line: what follows the name and the blanks after it. A line
+/// that starts with other white space than this keeps its name, as in BuildKit.
 pub(crate) fn trigger_text(original: &str) -> &str {
+    const NAME: &str = "onbuild";
     let trimmed = original.trim_start_matches(is_regex_space);
-    let rest = trimmed.get("onbuild".len()..).unwrap_or_default();
-    debug_assert!(trimmed.to_lowercase().starts_with("onbuild"));
-    rest.trim_start_matches(is_regex_space)
+    match trimmed.get(..NAME.len()) {
+        Some(name) if name.eq_ignore_ascii_case(NAME) => {
+            trimmed[NAME.len()..].trim_start_matches(is_regex_space)
+        }
+        _ => original,
+    }
 }
 
 /// `\s` of Go's regular expressions.

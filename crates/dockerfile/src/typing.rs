@@ -565,8 +565,9 @@ impl<'a> Typer<'a> {
     }
 
     fn label_json_fault(&mut self) {
-        if let (Some(fault), Some(last)) = (&self.node.json_fault, self.found.pop()) {
-            self.found.push(last.with_label(fault.span, fault.reason));
+        let Some(fault) = &self.node.json_fault else { return };
+        if let Some(error) = self.found.pop() {
+            self.found.push(error.with_label(fault.span, fault.reason));
         }
     }
 
