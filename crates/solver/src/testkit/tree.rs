@@ -11,7 +11,7 @@ use longshore_graph::{
 use crate::{BoxError, ContentDigest, PathDigest};
 
 /// Path to content; no path starts with a slash.
-pub(super) type Files = BTreeMap<String, String>;
+pub type Files = BTreeMap<String, String>;
 
 /// A fake result.
 #[derive(Clone, Debug, PartialEq, Eq)]
