@@ -1,0 +1,6 @@
+//! What BuildKit's frontend answers, and what ours does.
+
+mod cases;
+mod configuration;
+mod findings;
+mod render;
