@@ -68,7 +68,11 @@ mod tests {
                 .status()
                 .unwrap();
             assert!(status.success());
-            assert!(File::options().write(true).open(executable.path()).is_err());
+            let written = File::options()
+                .write(true)
+                .open(executable.path())
+                .and_then(|mut file| io::Write::write_all(&mut file, b"#"));
+            assert!(written.is_err());
         }
     }
 }

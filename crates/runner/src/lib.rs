@@ -8,6 +8,7 @@ mod cancel;
 mod capabilities;
 mod cgroup;
 mod channel;
+pub mod conformance;
 mod dev;
 mod devices;
 mod error;
@@ -49,6 +50,8 @@ pub use supervisor::init_if_requested;
 /// # Contract
 /// - `run` blocks its thread until the process and every process it started are gone, whatever
 ///   they do to stay; it is called from a thread that may block, many at once.
+/// - A root file system serves one run at a time: taking mount points away from one run would take
+///   them from another.
 /// - Output handed to a sink is complete and in order per stream when `run` returns.
 /// - However it ends (exit, error, cancel, `kill -9` of the caller), nothing is left: no process,
 ///   no mount outside the sandbox, no control group, and in the root file system no file or

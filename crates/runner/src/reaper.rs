@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, setpgid, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, setpgid, wait};
 use rustix::termios::{isatty, tcsetpgrp};
 
 use crate::sys::{self, Cloned};
@@ -38,7 +38,7 @@ fn own_process_group() -> io::Result<()> {
 /// Until the command ends; returns its exit code.
 fn reap(command: Pid, signals: BorrowedFd<'_>) -> i32 {
     loop {
-        match waitpid(None, WaitOptions::NOHANG) {
+        match wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) if pid == command => {
                 let signal = status.terminating_signal().map(|signal| 128 + signal);
                 return status.exit_status().or(signal).unwrap_or(125);
