@@ -176,19 +176,19 @@ fn what_a_process_sees_is_in_the_key() {
     let changes: &[Change<Exec>] = &[
         ("argv", |e| e.args[2] = "make all".to_owned()),
         ("argv cut elsewhere", |e| {
-            e.args = ["s", "h-c", "make"].map(String::from).into()
+            e.args = ["s", "h-c", "make"].map(String::from).into();
         }),
         ("env value", |e| e.env[1].1 = "gcc".to_owned()),
         ("env name", |e| e.env[1].0 = "CXX".to_owned()),
         ("env cut elsewhere", |e| {
-            e.env[1] = ("CCclang".to_owned(), String::new())
+            e.env[1] = ("CCclang".to_owned(), String::new());
         }),
         ("env order", |e| e.env.swap(0, 1)),
         ("cwd", |e| e.cwd = "/src".to_owned()),
         ("user", |e| e.user = "www".to_owned()),
         ("hostname", |e| e.hostname = "box".to_owned()),
         ("extra host name", |e| {
-            e.extra_hosts[0].0 = "mail".to_owned()
+            e.extra_hosts[0].0 = "mail".to_owned();
         }),
         ("network", |e| e.network = NetworkMode::None),
         ("security", |e| e.security = SecurityMode::Insecure),
@@ -266,7 +266,7 @@ fn what_a_process_sees_is_in_the_key() {
 fn what_a_process_does_not_see_is_not_in_the_key() {
     let changes: &[Change<Exec>] = &[
         ("extra host address", |e| {
-            e.extra_hosts[0].1 = "10.0.0.2".to_owned()
+            e.extra_hosts[0].1 = "10.0.0.2".to_owned();
         }),
         ("proxy", |e| {
             e.proxy_env.insert("HTTP_PROXY".to_owned(), "p".to_owned());
@@ -290,11 +290,11 @@ fn what_a_copy_makes_is_in_the_key() {
         ("no owner", |c| c.owner = None),
         ("owner", |c| c.owner.as_mut().unwrap().user = None),
         ("owner kind", |c| {
-            c.owner.as_mut().unwrap().group = Some(Principal::Name("7".to_owned()))
+            c.owner.as_mut().unwrap().group = Some(Principal::Name("7".to_owned()));
         }),
         ("mode", |c| c.mode = Some(ModeSpec::Octal(0o600))),
         ("mode kind", |c| {
-            c.mode = Some(ModeSpec::Symbolic("0640".to_owned()))
+            c.mode = Some(ModeSpec::Symbolic("0640".to_owned()));
         }),
         ("follow link", |c| c.follow_link = true),
         ("contents only", |c| c.directory_contents_only = true),
@@ -306,7 +306,7 @@ fn what_a_copy_makes_is_in_the_key() {
         ("include", |c| c.include.clear()),
         ("exclude", |c| c.exclude.push("y".to_owned())),
         ("include for exclude", |c| {
-            std::mem::swap(&mut c.include, &mut c.exclude)
+            std::mem::swap(&mut c.include, &mut c.exclude);
         }),
         ("required", |c| c.required.push("z".to_owned())),
         ("time", |c| c.timestamp = None),
@@ -339,11 +339,11 @@ fn other_file_changes_are_in_the_key() {
         ("mkfile time", |f| action!(f, 1, Mkfile).timestamp = Some(0)),
         ("remove path", |f| action!(f, 2, Remove).path.push('x')),
         ("remove missing", |f| {
-            action!(f, 2, Remove).allow_missing = false
+            action!(f, 2, Remove).allow_missing = false;
         }),
         ("remove wildcard", |f| action!(f, 2, Remove).wildcard = true),
         ("action input", |f| {
-            f.actions[2].input = FileInput::Action(1)
+            f.actions[2].input = FileInput::Action(1);
         }),
         ("action order", |f| f.actions.swap(1, 2)),
         ("action gone", |f| drop(f.actions.pop())),
