@@ -129,7 +129,7 @@ async fn live(fate: &Fate, bench: &Bench, failing: bool) {
         };
         tokio::time::sleep(Duration::from_millis(ms)).await;
         cancel.cancel();
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     };
     let dropped = fate.dropped_ms.map_or(u64::MAX / 2, |ms| ms);
     let result = tokio::select! {
