@@ -37,7 +37,6 @@ struct Catalog {
 pub(crate) struct Page<T> {
     pub(crate) content: T,
     pub(crate) next: Option<Url>,
-    pub(crate) headers: HeaderMap,
 }
 
 impl Client {
@@ -120,7 +119,6 @@ impl Client {
             return Err(answer.protocol(what, "another type of document than asked for"));
         }
         let next = next_page(&url, answer.headers());
-        let headers = answer.headers().clone();
         let host = answer.host().to_owned();
         let body = answer.bytes(PAGE_BYTES_MAX, what).await?;
         let content = serde_json::from_slice(&body).map_err(|_| Error::Protocol {
@@ -128,11 +126,7 @@ impl Client {
             what: what.to_owned(),
             problem: "not the expected JSON".to_owned(),
         })?;
-        Ok(Page {
-            content,
-            next,
-            headers,
-        })
+        Ok(Page { content, next })
     }
 }
 

@@ -7,7 +7,7 @@
 //! read again afterwards.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use longshore_oci::{DOCUMENT_BYTES_MAX, Descriptor, Digest, Index, json, media_type};
 
 use crate::auth::Action;
@@ -16,8 +16,6 @@ use crate::listing::{PAGES_MAX, Page};
 use crate::transport::{Body, Request};
 use crate::{Client, Error, Repository, Result};
 
-/// By this a registry says that it filtered the list as asked.
-const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// The most referrers that are listed.
 const REFERRERS_MAX: usize = 100_000;
 /// How often a fallback tag is written before giving up against other writers.
@@ -55,6 +53,7 @@ impl Client {
             }
             Err(error) => return Err(error),
         };
+        // Registries may filter the list themselves, and need not.
         if let Some(wanted) = artifact_type {
             all.retain(|entry| entry.artifact_type.as_deref() == Some(wanted));
         }
@@ -80,12 +79,6 @@ impl Client {
             let page: Page<Index> = self
                 .page(access, url, &what, Some(media_type::OCI_INDEX))
                 .await?;
-            let filtered = page.headers.contains_key(&FILTERS_APPLIED);
-            tracing::trace!(
-                filtered,
-                entries = page.content.manifests.len(),
-                "referrers page"
-            );
             all.extend(page.content.manifests);
             match page.next {
                 Some(next) if all.len() < REFERRERS_MAX => url = next,

@@ -35,6 +35,16 @@ impl Inner {
         }
     }
 
+    /// Makes all requests wait where a host asked for it in an answer that [`Self::send`]
+    /// did not see.
+    pub(crate) fn heed(&self, host: &Host, answer: &Answer) {
+        if is_transient_status(answer.status())
+            && let Some(asked) = retry_after(answer.headers())
+        {
+            host.pause(self.retry.delay(1, Some(asked)));
+        }
+    }
+
     /// How long to wait before the next try; `None` when this outcome stands.
     fn wait_after(
         &self,

@@ -25,6 +25,8 @@ use crate::credentials::{CredentialError, CredentialSource, Credentials};
 
 /// How long looked-up credentials are used without asking the source again.
 const CREDENTIALS_KEPT: Duration = Duration::from_secs(300);
+/// How long a helper that failed is not asked again.
+const FAILURE_KEPT: Duration = Duration::from_secs(5);
 /// The most registries and repositories whose credentials are kept at a time.
 const CREDENTIALS_KEPT_MAX: usize = 1024;
 
@@ -110,7 +112,11 @@ impl Identity {
     fn remembered(&self, key: &(String, Option<String>)) -> Option<Found> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = found.get(key)?;
-        (entry.at.elapsed() < CREDENTIALS_KEPT).then(|| entry.clone())
+        let kept = match entry.problem {
+            Some(_) => FAILURE_KEPT,
+            None => CREDENTIALS_KEPT,
+        };
+        (entry.at.elapsed() < kept).then(|| entry.clone())
     }
 }
 

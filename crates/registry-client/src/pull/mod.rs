@@ -52,7 +52,11 @@ impl Walk {
             if matches!(error, Error::Unreachable { .. }) {
                 access.host.rest();
             }
-            tracing::warn!(mirror = access.host.name, %error, "mirror failed");
+            if error.is_not_found() {
+                tracing::debug!(mirror = access.host.name, %error, "not on the mirror");
+            } else {
+                tracing::warn!(mirror = access.host.name, %error, "mirror failed");
+            }
             self.failures.push(MirrorFailure {
                 host: access.host.name.clone(),
                 error,

@@ -74,7 +74,7 @@ impl Session {
     pub(super) async fn patch(&mut self, body: Body, start: u64, end: u64) -> Result<u64> {
         let request = self.request(Method::PATCH, self.location.clone(), body);
         let request = request.header(header::CONTENT_RANGE, chunk_range(start, end));
-        let answer = self.client.inner.send_once(&self.access, &request).await?;
+        let answer = self.send_once(&request).await?;
         let expected = [StatusCode::ACCEPTED, StatusCode::NO_CONTENT];
         let answer = answer.expect(&expected, &self.what).await?;
         self.follow(&answer).await?;
@@ -91,7 +91,7 @@ impl Session {
         url.query_pairs_mut()
             .append_pair("digest", &digest.to_string());
         let request = self.request(Method::PUT, url, body);
-        let answer = self.client.inner.send_once(&self.access, &request).await?;
+        let answer = self.send_once(&request).await?;
         let answer = answer
             .expect(&[StatusCode::CREATED, StatusCode::NO_CONTENT], &self.what)
             .await?;
@@ -121,6 +121,14 @@ impl Session {
     pub(super) async fn cancel(mut self) {
         self.finished = true;
         delete(&self.client, &self.access, self.location.clone()).await;
+    }
+
+    /// Sends a part of the blob. It is not simply sent again when that fails: what the
+    /// registry took of it must be asked for first.
+    async fn send_once(&self, request: &Request) -> Result<Answer> {
+        let answer = self.client.inner.send_once(&self.access, request).await?;
+        self.client.inner.heed(&self.access.host, &answer);
+        Ok(answer)
     }
 
     fn request(&self, method: Method, url: Url, body: Body) -> Request {

@@ -166,7 +166,7 @@ impl Answer {
 
     /// The answer if its status is one of `expected`, else the refusal.
     pub(crate) async fn expect(self, expected: &[StatusCode], what: &str) -> Result<Self> {
-        if super::is_one_of(self.status(), expected) {
+        if expected.contains(&self.status()) {
             return Ok(self);
         }
         let unexpected = self.status();

@@ -33,6 +33,8 @@ pub(crate) use redirect::target as redirect_target;
 
 /// How many redirects one request follows.
 const REDIRECTS_MAX: usize = 10;
+/// How long finding out about a host's scheme may take, for each scheme.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long each part of an exchange may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,14 +149,23 @@ impl Transport {
             failure,
         };
         let secure = match self.probe(host, "https").await? {
-            Ok(()) => return Ok("https"),
+            Ok(_) => return Ok("https"),
+            // The connection was made: the scheme is right, whatever came of the request.
+            // Silence tells nothing: a plain server may be waiting for the end of a line.
+            Err(failure)
+                if !failure.while_connecting() && failure.kind() != TransportFailure::Timeout =>
+            {
+                return Ok("https");
+            }
             Err(failure) if failure.kind() == TransportFailure::Dns => {
                 return Err(unreachable(failure));
             }
             Err(failure) => failure,
         };
         match self.probe(host, "http").await? {
-            Ok(()) => Ok("http"),
+            // So answers a server that does want TLS, only not ours.
+            Ok(StatusCode::BAD_REQUEST) => Err(unreachable(secure)),
+            Ok(_) => Ok("http"),
             Err(failure) if secure.kind() == TransportFailure::Tls => {
                 tracing::debug!(host = host.authority, %failure, "plain http failed too");
                 Err(unreachable(secure))
@@ -163,15 +174,15 @@ impl Transport {
         }
     }
 
-    async fn probe(&self, host: &Host, scheme: &str) -> Result<Result<(), TransportError>> {
+    async fn probe(&self, host: &Host, scheme: &str) -> Result<Result<StatusCode, TransportError>> {
         let request = Request::new(Method::GET, host.url(scheme)?, "the registry API");
         let client = self.client_for(host, &request.url, Lane::Api)?;
         let built = to_reqwest(&request, None);
-        Ok(match self.deliver(&client, built, &request.body).await {
-            Ok(_) => Ok(()),
-            // The connection was made: the scheme is right, whatever came of the request.
-            Err(failure) if !failure.while_connecting() && scheme == "https" => Ok(()),
-            Err(failure) => Err(failure),
+        let delivery = self.deliver(&client, built, &request.body);
+        Ok(match tokio::time::timeout(PROBE_TIMEOUT, delivery).await {
+            Ok(Ok(response)) => Ok(response.status()),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(TransportError::timeout()),
         })
     }
 
@@ -292,9 +303,4 @@ pub(crate) fn authority_of(url: &Url) -> String {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     }
-}
-
-/// Whether the status is one of success for what was asked.
-pub(crate) fn is_one_of(status: StatusCode, expected: &[StatusCode]) -> bool {
-    expected.contains(&status)
 }

@@ -520,3 +520,23 @@ async fn racing_writers_lose_no_referrer() {
     let found = client.referrers(&repository, &subject.digest, None).await;
     assert_eq!(found.unwrap().len(), 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transfers_run_on_tasks_of_their_own() {
+    let fake = Fake::start().await;
+    let content = noise(12, 100_000);
+    let descriptor = fake.put_blob("a", &content);
+    let (client, from, to) = (client(), fake.repository("a"), fake.repository("b"));
+    let copied = tokio::spawn(async move {
+        let bytes = client.fetch_blob_bytes(&from, &descriptor, 100_000).await?;
+        let options = longshore_registry_client::UploadOptions::default();
+        client
+            .upload_blob(&to, &descriptor, Arc::new(bytes), &options)
+            .await
+    });
+    copied.await.unwrap().unwrap();
+    assert_eq!(
+        fake.blob("b", &Digest::sha256_of(&content)).unwrap(),
+        content
+    );
+}

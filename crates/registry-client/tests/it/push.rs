@@ -461,3 +461,15 @@ async fn upload_locations_may_be_absolute() {
     let sent = upload(&fake, &content, &UploadOptions::default()).await;
     assert_eq!(sent.unwrap(), Uploaded::Sent);
 }
+
+#[tokio::test]
+async fn an_upload_waits_as_long_as_the_registry_asks() {
+    let fake = Fake::start().await;
+    let content = noise(16, 1000);
+    let later = vec![("retry-after", "1".to_owned())];
+    fake.fault(Method::PUT, "/uploads/", 1, Fault::Status(429, later));
+    let begun = std::time::Instant::now();
+    let sent = upload(&fake, &content, &UploadOptions::default()).await;
+    assert_eq!(sent.unwrap(), Uploaded::Sent);
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+}

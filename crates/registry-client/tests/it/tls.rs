@@ -193,3 +193,55 @@ async fn a_name_that_does_not_resolve_is_told_plainly() {
     };
     assert_eq!(failure.kind(), TransportFailure::Dns, "{error}");
 }
+
+#[tokio::test]
+async fn a_plain_server_that_waits_for_a_line_is_found_out() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+                let mut start = [0; 4];
+                stream.read_exact(&mut start).await.unwrap();
+                if &start != b"GET " {
+                    // TLS: this server still waits for its first line.
+                    std::future::pending::<()>().await;
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest).await;
+            });
+        }
+    });
+    client().ping(&address.to_string()).await.unwrap();
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_wants_other_tls_is_not_taken_for_a_plain_one() {
+    let (fake, _) = with_certificate().await;
+    let address = fake.address;
+    drop(fake);
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            let mut start = [0; 4];
+            stream.read_exact(&mut start).await.unwrap();
+            let answer: &[u8] = match &start {
+                b"GET " => b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n",
+                // A fatal handshake failure.
+                _ => &[21, 3, 3, 0, 2, 2, 40],
+            };
+            stream.write_all(answer).await.unwrap();
+            let mut rest = [0; 2048];
+            let _ = stream.read(&mut rest).await;
+        }
+    });
+    let error = client().ping(&address.to_string()).await.unwrap_err();
+    assert!(error.to_string().contains("TLS failed"), "{error}");
+    serving.abort();
+}
