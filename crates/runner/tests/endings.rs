@@ -1,4 +1,5 @@
 //! However a run ends, nothing is left of it.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are test code")]
 
 mod support;
 

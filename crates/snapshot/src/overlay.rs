@@ -105,6 +105,8 @@ impl Stack<'_> {
         for (key, value) in FIXED_OPTIONS {
             fsconfig_set_string(context, key, value)?;
         }
+        // Else Linux 6.6 and later mark the upper directory; earlier ones do not know the option.
+        let _unknown = fsconfig_set_string(context, "uuid", "null");
         if self.marks == OverlayMarks::User {
             fsconfig_set_flag(context, "userxattr")?;
         }
