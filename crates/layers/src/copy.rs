@@ -24,6 +24,7 @@
 //! from `cp` in places; each such place says so.
 
 mod actions;
+mod archive;
 mod builder;
 mod content;
 mod error;

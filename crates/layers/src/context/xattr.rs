@@ -5,6 +5,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::io::Errno;
 
+use crate::xattr::is_kept;
+
 /// The kernel's own limits: `XATTR_LIST_MAX` and `XATTR_SIZE_MAX`.
 const LIST_BYTES_MAX: usize = 64 * 1024;
 const VALUE_BYTES_MAX: usize = 64 * 1024;
@@ -23,20 +25,13 @@ pub(super) fn read_xattrs(directory: BorrowedFd<'_>, name: &[u8]) -> BTreeMap<Ve
     path.extend_from_slice(name);
     let mut xattrs = BTreeMap::new();
     for attribute in list(&path).split(|byte| *byte == 0) {
-        if travels(attribute)
+        if is_kept(attribute)
             && let Some(value) = value(&path, attribute)
         {
             xattrs.insert(attribute.to_vec(), value);
         }
     }
     xattrs
-}
-
-/// File capabilities and what users set. Labels of this machine's security modules and
-/// the markers of its overlay mounts stay here.
-fn travels(attribute: &[u8]) -> bool {
-    attribute == b"security.capability"
-        || (attribute.starts_with(b"user.") && !attribute.starts_with(b"user.overlay."))
 }
 
 fn list(path: &[u8]) -> Vec<u8> {

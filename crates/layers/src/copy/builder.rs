@@ -1,7 +1,9 @@
 //! Building one layer out of several changes, each of which sees the ones before.
 
 use std::fmt;
+use std::path::Path;
 
+use crate::copy::archive::Spool;
 use crate::copy::overlay::{Overlay, Shown};
 use crate::copy::owner::NameFile;
 use crate::copy::source::{no_file, view_content, view_hash};
@@ -42,6 +44,7 @@ pub struct LayerBuilder<'a> {
     pub(super) overlay: Overlay,
     pub(super) content: &'a dyn LayerContent,
     pub(super) time: Timestamp,
+    pub(super) spool: Spool,
     notices: Vec<CopyNotice>,
 }
 
@@ -102,6 +105,7 @@ impl<'a> LayerBuilder<'a> {
             overlay: Overlay::new(base),
             content,
             time: Timestamp::default(),
+            spool: Spool::default(),
             notices: Vec::new(),
         }
     }
@@ -111,6 +115,14 @@ impl<'a> LayerBuilder<'a> {
     #[must_use]
     pub fn made_at(mut self, time: Timestamp) -> Self {
         self.time = time;
+        self
+    }
+
+    /// Puts files without a name into `directory`, rather than into the system's temporary
+    /// directory: what compressed archives contain, until the changes are dropped.
+    #[must_use]
+    pub fn spool_in(mut self, directory: &Path) -> Self {
+        self.spool.directory = Some(directory.to_path_buf());
         self
     }
 

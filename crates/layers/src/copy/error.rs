@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::copy::ModeError;
-use crate::{ContentError, EntryPath};
+use crate::{ContentError, EntryPath, TarError};
 
 /// A copy, or another change, cannot be made as asked.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,29 @@ pub enum CopyError {
         /// The destination.
         path: EntryPath,
     },
+    /// A device that layers cannot hold.
+    #[error("`{path}` cannot be in a layer: the character device 0:0 marks removals")]
+    ReservedDevice {
+        /// The destination.
+        path: EntryPath,
+    },
+    /// An archive is malformed.
+    #[error("cannot unpack `{path}`")]
+    Archive {
+        /// The archive.
+        path: EntryPath,
+        /// What is wrong with it.
+        source: TarError,
+    },
+    /// An archive has a hard link to a directory.
+    #[error("`{path}` is a directory and cannot have a hard link")]
+    LinkToDirectory {
+        /// The directory.
+        path: EntryPath,
+    },
+    /// What an archive contains cannot be kept aside.
+    #[error("cannot write a temporary file")]
+    Spool(#[source] io::Error),
     /// A mode is malformed.
     #[error(transparent)]
     Mode(#[from] ModeError),
@@ -80,14 +103,6 @@ pub enum CopyError {
     #[error("cannot look up names in `{path}`")]
     Names {
         /// `/etc/passwd` or `/etc/group`.
-        path: EntryPath,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A file of the layers below cannot be read.
-    #[error("cannot read `{path}`")]
-    Base {
-        /// The file.
         path: EntryPath,
         /// Why not.
         source: io::Error,

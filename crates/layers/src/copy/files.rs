@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::copy::archive::{Archive, Unpacking};
 use crate::copy::overlay::Leaf;
 use crate::copy::resolve::{clean, join};
 use crate::copy::select::Selected;
@@ -72,7 +73,9 @@ impl LayerBuilder<'_> {
         }
         let mut required = Required::new(&options.selection)?;
         for found in &matches {
-            self.copy_match(&job, found, &mut required)?;
+            if !(options.unpack && self.unpack_match(&job, found)?) {
+                self.copy_match(&job, found, &mut required)?;
+            }
         }
         required.check(source)
     }
@@ -84,6 +87,30 @@ impl LayerBuilder<'_> {
             Some(_) => Ok(()),
             None => Err(CopyError::Missing { path: parent }),
         }
+    }
+
+    /// Unpacks a file that is an archive; tells whether it is one.
+    fn unpack_match<P>(&mut self, job: &Job<'_, P>, found: &Match) -> Result<bool, CopyError> {
+        if !matches!(found.node.kind, Kind::File { .. }) {
+            return Ok(false);
+        }
+        let content = job.source.content(&found.path)?;
+        let Some(archive) = Archive::open(&found.path, &content)? else {
+            return Ok(false);
+        };
+        let root = self.overlay.resolve(&job.dest.path)?;
+        let (uid, gid) = job.owner.unwrap_or_default();
+        let implied = Metadata {
+            mode: 0o755,
+            uid,
+            gid,
+            mtime: job.time(&found.node.metadata),
+            ..Metadata::default()
+        };
+        self.make_directories(&root, &implied)?;
+        let owner = job.owner;
+        self.unpack(archive, &Unpacking { root, owner })?;
+        Ok(true)
     }
 
     fn copy_match<P: PathPatterns>(

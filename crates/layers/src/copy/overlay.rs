@@ -69,7 +69,7 @@ impl Shown<'_> {
         matches!(self, Self::Directory(_))
     }
 
-    fn step(&self) -> Step {
+    pub(super) fn step(&self) -> Step {
         let kind = match self {
             Self::Directory(_) => return Step::Directory,
             Self::Leaf(leaf) => &leaf.kind,
@@ -241,6 +241,9 @@ impl Overlay {
 
     /// Puts something that is no directory where no directory is shown.
     pub(super) fn put(&mut self, path: &EntryPath, leaf: Leaf) -> Result<(), CopyError> {
+        if leaf.kind == (Kind::CharDevice { major: 0, minor: 0 }) {
+            return Err(CopyError::ReservedDevice { path: path.clone() });
+        }
         let (parent, _) = self.parent(path)?;
         let name = path.name().to_vec();
         parent.children.insert(name, Upper::Leaf(leaf));

@@ -1,5 +1,6 @@
 //! Copies between trees that are written as text.
 
+mod archives;
 mod fixture;
 mod globs;
 mod model;

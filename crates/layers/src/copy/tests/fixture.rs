@@ -51,6 +51,29 @@ impl Fixture {
         }
     }
 
+    /// Puts a file with any bytes on top.
+    pub(super) fn with_file(mut self, name: &str, content: &[u8]) -> Self {
+        let path = EntryPath::new(name).unwrap();
+        let listed = IndexEntry {
+            entry: Entry {
+                path: path.clone(),
+                kind: Kind::File {
+                    size: content.len() as u64,
+                },
+                metadata: Metadata {
+                    mode: 0o644,
+                    ..Metadata::default()
+                },
+            },
+            content: Some(ContentHash::of(content)),
+            data_offset: None,
+        };
+        self.view
+            .push(Arc::new(LayerIndex::new(vec![listed]).unwrap()));
+        self.bytes.insert(path, content.to_vec());
+        self
+    }
+
     pub(super) fn source(&self) -> TreeSource<'_> {
         TreeSource {
             view: &self.view,
