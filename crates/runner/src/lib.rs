@@ -21,6 +21,8 @@ mod network;
 mod plan;
 mod planner;
 mod privileges;
+mod probe;
+mod probing;
 mod reaper;
 mod rootpath;
 mod runner;
@@ -32,10 +34,12 @@ mod stubs;
 mod supervisor;
 mod sys;
 mod user;
+mod userns;
 
 pub use cancel::Cancel;
 pub use error::{ErrorClass, RunError};
 pub use io::{Input, Output, OutputSink, ProcessIo, Stream, WindowSize};
+pub use probe::{Check, ControlGroups, Layout, Probe, SubordinateIds};
 pub use runner::{RunnerOptions, SandboxRunner};
 pub use spec::{
     BindSource, ExtraHost, HOSTNAME_DEFAULT, Limits, Mount, MountSource, Network, PATH_DEFAULT,

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::RunError;
+use crate::probe::Probe;
 use crate::spec::{Limits, Network, Rlimit, Security};
 use crate::status::{Ended, Usage, Warning};
 
@@ -92,11 +93,13 @@ pub(crate) struct Stdio {
     pub(crate) ours: bool,
 }
 
-/// The first message, and those that carry descriptors which did not fit. The first descriptor is
-/// the file with the [`Plan`].
+/// What the stage is started for.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct PlanHeader {
-    pub(crate) fds_to_come: usize,
+pub(crate) enum Request {
+    /// Descriptors; more may be to come. The first of all is the file with the [`Plan`].
+    Run { fds_to_come: usize },
+    /// Try out what this machine can do, in this directory.
+    Probe { scratch: PathBuf },
 }
 
 /// Caller to supervisor. Closing the channel kills.
@@ -112,6 +115,7 @@ pub(crate) enum Event {
     /// With the terminal's other side.
     Terminal,
     Failed(Failure),
+    Probed(Box<Probe>),
     Ended {
         ended: Ended,
         oom: bool,

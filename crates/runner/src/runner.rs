@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -23,8 +23,9 @@ use crate::devices;
 use crate::error::RunError;
 use crate::executable::Executable;
 use crate::io::{Input, Output, OutputSink, ProcessIo, Stream};
-use crate::plan::{Command, Event, PlanHeader, STAGE_NAME};
+use crate::plan::{Command, Event, Request, STAGE_NAME};
 use crate::planner::{self, Fds, SettingUp as _};
+use crate::probe::Probe;
 use crate::seccomp;
 use crate::spec::{ProcessSpec, Security};
 use crate::status::ExitStatus;
@@ -96,7 +97,36 @@ impl SandboxRunner {
             .map(|fd| fd.as_fd())
     }
 
-    fn start(&self, fds: &[OwnedFd]) -> Result<Stage, RunError> {
+    /// Finds out what this machine can do for sandboxes and, on the file system that `directory` is
+    /// on, for root file systems. Nothing is left behind.
+    ///
+    /// # Errors
+    /// When nothing can be made in the directory, or the stage cannot be started.
+    pub fn probe(&self, directory: &Path) -> Result<Probe, RunError> {
+        let scratch = directory.join(format!(".longshore-probe-{}", std::process::id()));
+        let what = "make a directory to probe in";
+        std::fs::create_dir_all(&scratch).setting_up(what, &scratch)?;
+        let probed = self.probe_in(&scratch);
+        std::fs::remove_dir_all(&scratch).setting_up("remove the probe's directory", &scratch)?;
+        probed
+    }
+
+    fn probe_in(&self, scratch: &Path) -> Result<Probe, RunError> {
+        let scratch = scratch.canonicalize().setting_up("find", scratch)?;
+        let mut stage = self.start()?;
+        let event = stage.channel.as_ref().map(|channel| {
+            channel.send(&Request::Probe { scratch }, &[])?;
+            channel.receive::<Event>()
+        });
+        match event {
+            Some(Ok(Received::Message(Event::Probed(probe), _))) => Ok(*probe),
+            _ => Err(RunError::Lost {
+                detail: stage.last_words(),
+            }),
+        }
+    }
+
+    fn start(&self) -> Result<Stage, RunError> {
         let what = "start the runner's program";
         let (channel, theirs) = Channel::pair().setting_up(what, "")?;
         let last_words = planner::file_in_memory(b"").setting_up(what, "")?;
@@ -110,13 +140,11 @@ impl SandboxRunner {
             .stderr(Stdio::from(stderr))
             .spawn()
             .setting_up(what, "")?;
-        let stage = Stage {
+        Ok(Stage {
             child,
             channel: Some(channel),
             last_words: File::from(last_words),
-        };
-        stage.send_plan(fds).setting_up("send the plan", "")?;
-        Ok(stage)
+        })
     }
 }
 
@@ -144,7 +172,8 @@ impl Runner for SandboxRunner {
             plan.device_filter = program.setting_up(what, "")?.map(|fd| fds.add(fd));
         }
         let fds = fds.with_plan(&plan).setting_up("write the plan", "")?;
-        let mut stage = self.start(&fds)?;
+        let mut stage = self.start()?;
+        stage.send_plan(&fds).setting_up("send the plan", "")?;
         // What the process has open must be open nowhere else, or its end is not seen.
         drop(fds);
         let mut streams = Streams::new(pipes, io).setting_up("set up the streams", "")?;
@@ -175,7 +204,7 @@ impl Stage {
         for part in fds.chunks(FDS_PER_MESSAGE_MAX) {
             left -= part.len();
             let part: Vec<_> = part.iter().map(AsFd::as_fd).collect();
-            channel.send(&PlanHeader { fds_to_come: left }, &part)?;
+            channel.send(&Request::Run { fds_to_come: left }, &part)?;
         }
         Ok(())
     }
@@ -232,7 +261,7 @@ impl Stage {
                 self.finish(KILL_GRACE);
                 Err(failure.into())
             }
-            Ok(Some(Event::Terminal) | None) => {
+            Ok(Some(Event::Terminal | Event::Probed(_)) | None) => {
                 self.finish(Duration::ZERO);
                 Err(RunError::Lost {
                     detail: self.last_words(),

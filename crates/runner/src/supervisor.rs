@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Seek as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -26,9 +27,10 @@ use crate::cgroup::{self, Groups, Hierarchies};
 use crate::channel::{Channel, Received};
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, clone_tree, restrict};
 use crate::plan::{
-    Command, Doing as _, Event, Failure, FdIndex, Go, Note, Plan, PlanHeader, PlannedSource,
+    Command, Doing as _, Event, Failure, FdIndex, Go, Note, Plan, PlannedSource, Request,
     STAGE_NAME, Stub, Tree,
 };
+use crate::probing;
 use crate::rootpath::Root;
 use crate::sandbox::{self, Cgroups, Ready};
 use crate::spec::{Network, Security};
@@ -67,7 +69,22 @@ fn supervise(channel: &Channel) -> io::Result<()> {
 }
 
 fn run(channel: &Channel) -> Result<Event, Failure> {
-    let (plan, mut fds) = receive_plan(channel).doing("receive the plan")?;
+    match receive_request(channel).doing("receive the plan")? {
+        Requested::Probe(scratch) => Ok(Event::Probed(Box::new(probing::probe(&scratch)))),
+        Requested::Run(plan, fds) => run_plan(channel, *plan, fds),
+    }
+}
+
+enum Requested {
+    Run(Box<Plan>, Vec<Option<OwnedFd>>),
+    Probe(PathBuf),
+}
+
+fn run_plan(
+    channel: &Channel,
+    plan: Plan,
+    mut fds: Vec<Option<OwnedFd>>,
+) -> Result<Event, Failure> {
     // Out of the terminal's reach: its Ctrl-C is the caller's business.
     setsid().doing("start a session")?;
     let mut warnings = Vec::new();
@@ -105,13 +122,16 @@ fn run(channel: &Channel) -> Result<Event, Failure> {
     }
 }
 
-fn receive_plan(channel: &Channel) -> io::Result<(Plan, Vec<Option<OwnedFd>>)> {
+fn receive_request(channel: &Channel) -> io::Result<Requested> {
     let mut fds = Vec::new();
     loop {
-        match channel.receive::<PlanHeader>()? {
-            Received::Message(header, more) => {
+        match channel.receive::<Request>()? {
+            Received::Message(Request::Probe { scratch }, _) => {
+                return Ok(Requested::Probe(scratch));
+            }
+            Received::Message(Request::Run { fds_to_come }, more) => {
                 fds.extend(more.into_iter().map(Some));
-                if header.fds_to_come == 0 {
+                if fds_to_come == 0 {
                     break;
                 }
             }
@@ -120,7 +140,8 @@ fn receive_plan(channel: &Channel) -> io::Result<(Plan, Vec<Option<OwnedFd>>)> {
     }
     let mut file = File::from(take(&mut fds, 0)?);
     file.rewind()?;
-    Ok((serde_json::from_reader(io::BufReader::new(file))?, fds))
+    let plan = serde_json::from_reader(io::BufReader::new(file))?;
+    Ok(Requested::Run(Box::new(plan), fds))
 }
 
 fn take(fds: &mut [Option<OwnedFd>], index: FdIndex) -> io::Result<OwnedFd> {

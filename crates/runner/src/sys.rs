@@ -94,6 +94,13 @@ fn cloned(pid: c_long) -> io::Result<Cloned> {
     }
 }
 
+/// Moves this process (`CLONE_NEWPID`: its next children) into new namespaces. Only for
+/// single-threaded processes.
+pub(crate) fn unshare(namespaces: c_int) -> io::Result<()> {
+    // SAFETY: what is shared by CLONE_FILES or CLONE_VM is not touched by these flags.
+    checked(c_long::from(unsafe { libc::unshare(namespaces) })).map(drop)
+}
+
 /// Forks within the sandbox, for the reaper. Only for single-threaded processes.
 pub(crate) fn fork() -> io::Result<Cloned> {
     legacy_clone(0)

@@ -828,3 +828,25 @@ fn what_cannot_be_is_refused_before_anything_is_started() {
         }];
     });
 }
+
+#[test]
+fn a_probe_answers_everything_and_leaves_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let probe = support::new_runner().probe(temp.path()).unwrap();
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+    assert_eq!(probe.uid, rustix::process::geteuid().as_raw());
+    assert!(!probe.kernel.is_empty());
+    // What the other tests here have to do anyway must not be said to fail.
+    if can_run() {
+        for check in [
+            &probe.namespaces,
+            &probe.mount_api,
+            &probe.mount_attributes,
+            &probe.overlay,
+        ] {
+            assert!(check.works(), "{probe:#?}");
+        }
+    }
+}

@@ -5,7 +5,8 @@
 //! sandbox it was moved into), also after `kill -9`.
 //!
 //! Every option whose default distributions change is named, so that an upper directory means the
-//! same on all of them: `index`, `metacopy`, `redirect_dir` and `xino` off.
+//! same on all of them: `index`, `metacopy`, `redirect_dir` and `xino` off. (`nofollow` is `off` and
+//! ignores redirections that a layer brings; with `userxattr` it is the only value allowed.)
 
 use std::ffi::CString;
 use std::io;
@@ -31,7 +32,7 @@ const MOUNT_OPTIONS_BYTES_MAX: usize = 4095;
 const FIXED_OPTIONS: [(&str, &str); 4] = [
     ("index", "off"),
     ("metacopy", "off"),
-    ("redirect_dir", "off"),
+    ("redirect_dir", "nofollow"),
     ("xino", "off"),
 ];
 

@@ -1,0 +1,213 @@
+//! The trying-out of [`Probe`], in the stage: it has one thread, so it may fork.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, openat};
+use rustix::mount::{
+    MountAttrFlags, MountPropagationFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    mount_change,
+};
+use rustix::process::WaitOptions;
+
+use crate::capabilities;
+use crate::devices;
+use crate::mountfd::{NOSUID_NODEV_NOEXEC, attach, clone_tree, new_file_system};
+use crate::probe::{Check, ControlGroups, Probe, SubordinateIds, network_helpers};
+use crate::seccomp;
+use crate::sys::{self, Cloned};
+use crate::userns;
+
+const NAMESPACES: i32 = libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWNET;
+
+/// Tries everything; `scratch` is a directory made for it.
+pub(crate) fn probe(scratch: &Path) -> Probe {
+    let capabilities = rustix::thread::capabilities(None).map_or(0, |it| it.effective.bits());
+    Probe {
+        kernel: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+        uid: rustix::process::geteuid().as_raw(),
+        initial_user_namespace: userns::is_initial(),
+        capabilities,
+        user_namespace: attempt(userns::enter_with_own_id),
+        namespaces: attempt(|| sys::unshare(NAMESPACES)),
+        mount_api: attempt(try_mount_api),
+        mount_attributes: attempt(try_mount_attributes),
+        proc_mount: attempt(try_proc),
+        overlay: attempt(|| try_overlay(scratch, false)),
+        overlay_in_user_namespace: attempt(|| {
+            userns::enter_with_own_id()?;
+            own_mounts()?;
+            try_overlay(scratch, true)
+        }),
+        erofs_file: attempt(|| try_erofs(scratch)),
+        device_nodes: attempt(|| try_device(scratch)),
+        chroot: attempt(|| Ok(rustix::process::chroot(scratch)?)),
+        seccomp: attempt(try_seccomp),
+        device_filter: attempt(|| sys::load_device_program(&devices::program()).map(drop)),
+        control_groups: ControlGroups::probe(),
+        subordinate_ids: SubordinateIds::probe(),
+        network_helpers: network_helpers(),
+    }
+}
+
+/// Tries something in a process of its own, which the kernel clears up after.
+fn attempt(what: impl FnOnce() -> io::Result<()>) -> Check {
+    match sys::fork() {
+        Ok(Cloned::Child) => sys::exit_now(match what() {
+            Ok(()) => 0,
+            // Error numbers fit: the largest is 133.
+            Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        }),
+        Ok(Cloned::Parent(child)) => {
+            match rustix::process::waitpid(Some(child), WaitOptions::empty()) {
+                Ok(Some((_, status))) => outcome(status.exit_status()),
+                _ => Check::Fails("its process was lost".to_owned()),
+            }
+        }
+        Err(error) => Check::Fails(error.to_string()),
+    }
+}
+
+fn outcome(status: Option<i32>) -> Check {
+    match status {
+        Some(0) => Check::Works,
+        Some(errno) => Check::Fails(io::Error::from_raw_os_error(errno).to_string()),
+        None => Check::Fails("its process was killed".to_owned()),
+    }
+}
+
+fn own_mounts() -> io::Result<()> {
+    sys::unshare(libc::CLONE_NEWNS)?;
+    Ok(mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?)
+}
+
+fn try_mount_api() -> io::Result<()> {
+    own_mounts()?;
+    let tmpfs = new_file_system("tmpfs", &[], NOSUID_NODEV_NOEXEC)?;
+    let root = openat(CWD, "/", OFlags::PATH, Mode::empty())?;
+    attach(tmpfs.as_fd(), root.as_fd())
+}
+
+fn try_mount_attributes() -> io::Result<()> {
+    own_mounts()?;
+    let root = openat(CWD, "/", OFlags::PATH, Mode::empty())?;
+    clone_tree(root.as_fd(), true).map(drop)
+}
+
+/// The process namespace is that of the next child.
+fn try_proc() -> io::Result<()> {
+    sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWPID)?;
+    let mounted = attempt(|| new_file_system("proc", &[], NOSUID_NODEV_NOEXEC).map(drop));
+    if mounted.works() {
+        Ok(())
+    } else {
+        Err(rustix::io::Errno::PERM.into())
+    }
+}
+
+/// With a deleted directory and an opaque one: without them, a mount that loses deletions passes.
+fn try_overlay(scratch: &Path, in_user_namespace: bool) -> io::Result<()> {
+    let part = |name: &str| {
+        let suffix = if in_user_namespace { "-user" } else { "" };
+        scratch.join(format!("{name}{suffix}"))
+    };
+    for name in ["lower/dir/file", "upper", "work"] {
+        fs::create_dir_all(part(name.split('/').next().unwrap_or(name)))?;
+    }
+    fs::create_dir_all(part("lower").join("dir/inner"))?;
+    let context = rustix::mount::fsopen("overlay", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = context.as_fd();
+    for (key, name) in [
+        ("lowerdir", "lower"),
+        ("upperdir", "upper"),
+        ("workdir", "work"),
+    ] {
+        fsconfig_set_string(context, key, part(name))?;
+    }
+    for key in ["index", "metacopy", "xino"] {
+        fsconfig_set_string(context, key, "off")?;
+    }
+    fsconfig_set_string(context, "redirect_dir", "nofollow")?;
+    if in_user_namespace {
+        fsconfig_set_flag(context, "userxattr")?;
+    }
+    fsconfig_create(context)?;
+    let flags = rustix::mount::FsMountFlags::FSMOUNT_CLOEXEC;
+    let mounted = rustix::mount::fsmount(context, flags, MountAttrFlags::empty())?;
+    use_overlay(&format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&mounted)
+    ))
+}
+
+fn use_overlay(root: &str) -> io::Result<()> {
+    let directory = format!("{root}/dir");
+    fs::remove_dir_all(&directory)?;
+    fs::create_dir(&directory)?;
+    if fs::read_dir(&directory)?.next().is_some() {
+        return Err(rustix::io::Errno::NOTEMPTY.into());
+    }
+    Ok(())
+}
+
+fn try_erofs(scratch: &Path) -> io::Result<()> {
+    let image = scratch.join("image.erofs");
+    fs::write(&image, empty_erofs())?;
+    let context = rustix::mount::fsopen("erofs", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "source", &image)?;
+    Ok(fsconfig_create(context.as_fd())?)
+}
+
+/// The smallest EROFS image: a super block, and a root directory with nothing in it.
+fn empty_erofs() -> Vec<u8> {
+    const BLOCK: usize = 4096;
+    // Node 0 of the block the inodes begin in (EROFS on-disk format: inodes are 32-byte slots).
+    const INODES_BLOCK: u32 = 1;
+    let mut image = vec![0; 2 * BLOCK];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(1024, &0xE0F5_E1E2_u32.to_le_bytes());
+    put(1024 + 12, &[12]);
+    put(1024 + 16, &1u64.to_le_bytes());
+    put(1024 + 36, &2u32.to_le_bytes());
+    put(1024 + 40, &INODES_BLOCK.to_le_bytes());
+    // struct erofs_inode_compact: inline data, a directory of 0755 with two links and 27 bytes.
+    let inode = BLOCK;
+    put(inode, &(2u16 << 1).to_le_bytes());
+    put(inode + 4, &0o040_755_u16.to_le_bytes());
+    put(inode + 6, &2u16.to_le_bytes());
+    put(inode + 8, &27u32.to_le_bytes());
+    put(inode + 20, &1u32.to_le_bytes());
+    // Two entries of 12 bytes each, then their names, `.` and `..`.
+    for (entry, name_offset) in [(0, 24u16), (1, 25)] {
+        put(inode + 32 + entry * 12 + 8, &name_offset.to_le_bytes());
+        put(inode + 32 + entry * 12 + 10, &[2]);
+    }
+    put(inode + 32 + 24, b"...");
+    image
+}
+
+fn try_device(scratch: &Path) -> io::Result<()> {
+    let node = scratch.join("null");
+    let mode = Mode::from_raw_mode(0o666);
+    mknodat(CWD, &node, FileType::CharacterDevice, mode, makedev(1, 3))?;
+    File::options().write(true).open(&node).map(drop)
+}
+
+fn try_seccomp() -> io::Result<()> {
+    let program = seccomp::default_profile(capabilities::SANDBOX);
+    let program = program.ok_or_else(|| io::Error::from(rustix::io::Errno::NOSYS))?;
+    rustix::thread::set_no_new_privs(true)?;
+    sys::load_seccomp(&program)
+}
