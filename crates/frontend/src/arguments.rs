@@ -10,7 +10,7 @@ use longshore_oci::Platform;
 use crate::environment::Variables;
 use crate::error::{Location, LowerError, Problem};
 use crate::lowering::Build;
-use crate::outline::{ArgInfo, Capture};
+use crate::outline::ArgInfo;
 
 pub(crate) const EPOCH: &str = "SOURCE_DATE_EPOCH";
 pub(crate) const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
@@ -34,8 +34,8 @@ pub(crate) struct Arguments {
     given: BTreeMap<String, String>,
     /// What `FROM` lines see.
     pub(crate) global: Variables,
-    /// What is known of each for outlines.
-    pub(crate) capture: Capture,
+    /// What the `ARG`s before the first `FROM` declare.
+    pub(crate) declared: BTreeMap<String, ArgInfo>,
 }
 
 impl Arguments {
@@ -47,16 +47,11 @@ impl Arguments {
                 .entry(EPOCH.to_owned())
                 .or_insert_with(|| epoch.clone());
         }
-        let last = build
-            .parsed
-            .dockerfile
-            .stages
-            .last()
-            .and_then(|stage| stage.name.as_ref());
+        let last = || build.parsed.dockerfile.stages.last()?.name.as_ref();
         let stage = options
             .target
             .as_deref()
-            .or(last.map(|name| name.value.as_str()));
+            .or_else(|| last().map(|name| name.value.as_str()));
         let mut global = Variables::default();
         for (name, value) in platform_arguments(&options.build_platform, target, stage) {
             let value = given.get(name).cloned().unwrap_or(value);
@@ -65,7 +60,7 @@ impl Arguments {
         Self {
             given,
             global,
-            capture: Capture::default(),
+            declared: BTreeMap::new(),
         }
     }
 
@@ -108,7 +103,7 @@ impl Arguments {
                     line: arg.origin.line(),
                     ..info
                 };
-                self.capture.args.insert(name.to_owned(), info);
+                self.declared.insert(name.to_owned(), info);
             }
         }
         Ok(())
@@ -129,7 +124,7 @@ impl Arguments {
                 info.dependencies = expansion.matched;
                 // `ARG A=$A-x` depends on what the earlier A depends on.
                 if info.dependencies.remove(name)
-                    && let Some(earlier) = self.capture.args.get(name)
+                    && let Some(earlier) = self.declared.get(name)
                 {
                     info.dependencies
                         .extend(earlier.dependencies.iter().cloned());
@@ -166,7 +161,7 @@ impl Arguments {
     pub(crate) fn global_names(&self) -> BTreeSet<&str> {
         self.global
             .names()
-            .chain(self.capture.args.keys().map(String::as_str))
+            .chain(self.declared.keys().map(String::as_str))
             .collect()
     }
 

@@ -241,7 +241,9 @@ impl Lowering<'_, '_> {
             let own = config
                 .as_ref()
                 .filter(|image| !image.os.is_empty() && !image.architecture.is_empty());
-            stage.platform = own.map(ImageConfig::platform).or(stage.platform.take());
+            stage.platform = own
+                .map(ImageConfig::platform)
+                .or_else(|| stage.platform.take());
             stage.image = config.unwrap_or_default();
             return Ok(());
         }
@@ -263,7 +265,7 @@ impl Lowering<'_, '_> {
             && config.history.iter().all(|entry| entry.empty_layer);
         let reference = base.reference.clone();
         if !is_scratch {
-            let name = self.from_name(want.id, &reference, &platform);
+            let name = self.name_base(want.id, &reference, &platform);
             let source = ImageSource {
                 reference: reference.clone(),
                 manifest,
@@ -272,7 +274,10 @@ impl Lowering<'_, '_> {
             let stage = self.stage(want.id);
             let meta = VertexMeta {
                 name,
-                stage: stage.written.map(|_| stage.shown_name.clone()),
+                stage: stage
+                    .written
+                    .map(|_| stage.shown_name.clone())
+                    .filter(|name| !name.is_empty()),
                 lines: stage.written.map(|_| line_pair(&stage.location)),
                 ..VertexMeta::default()
             };
@@ -289,7 +294,7 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    fn from_name(&mut self, id: StageId, reference: &Reference, platform: &Platform) -> String {
+    fn name_base(&mut self, id: StageId, reference: &Reference, platform: &Platform) -> String {
         let none = Variables::default();
         let shown = ShownPlatform {
             platform,
@@ -336,7 +341,8 @@ impl Lowering<'_, '_> {
     /// refer to stages or images.
     fn add_triggers(&mut self, id: StageId) -> Result<bool, LowerError> {
         let stage = self.stage_mut(id);
-        if stage.has_triggers {
+        // What is only copied from runs nothing.
+        if stage.has_triggers || stage.is_dispatched {
             return Ok(false);
         }
         stage.has_triggers = true;

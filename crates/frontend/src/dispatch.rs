@@ -5,7 +5,7 @@ mod copy;
 mod mounts;
 mod run;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use longshore_dockerfile::instruction::InstructionKind;
 use longshore_graph::{Input, Op, VertexMeta};
@@ -13,7 +13,8 @@ use longshore_graph::{Input, Op, VertexMeta};
 use crate::arguments::{SCAN_CONTEXT, SCAN_STAGE, scan_covers};
 use crate::bases::{DEFAULT_PATH, line_pair};
 use crate::environment::Variables;
-use crate::error::{LowerError, Problem};
+use crate::error::{HISTORY_BYTES_MAX, LowerError, Problem};
+use crate::history::entry;
 use crate::lowering::Lowering;
 use crate::names::{ShownPlatform, next_step};
 use crate::paths::working_directory;
@@ -25,10 +26,24 @@ impl<'a> Lowering<'a, '_> {
         reachable: &BTreeSet<StageId>,
         target: StageId,
     ) -> Result<(), LowerError> {
-        for id in (0..self.stages.len()).map(StageId) {
-            let is_wanted = self.build.all_stages || reachable.contains(&id);
-            if is_wanted && !self.stage(id).is_dispatched {
-                self.dispatch_stage(id)?;
+        let is_wanted =
+            |lowering: &Self, id: &StageId| lowering.build.all_stages || reachable.contains(id);
+        let wanted: Vec<StageId> = (0..self.stages.len()).map(StageId).collect();
+        let wanted: Vec<StageId> = wanted
+            .into_iter()
+            .filter(|id| is_wanted(self, id))
+            .collect();
+        // Which stage is the last that starts from another.
+        let pairs = wanted
+            .iter()
+            .filter_map(|id| Some((self.stage(*id).base?, *id)));
+        let last: HashMap<StageId, StageId> = pairs.collect();
+        for id in wanted {
+            if !self.stage(id).is_dispatched {
+                let base = self.stage(id).base;
+                let is_last =
+                    base.is_some_and(|base| base != target && last.get(&base) == Some(&id));
+                self.dispatch_stage(id, is_last)?;
             }
         }
         // The whole of the result is used.
@@ -36,12 +51,13 @@ impl<'a> Lowering<'a, '_> {
         Ok(())
     }
 
-    fn dispatch_stage(&mut self, id: StageId) -> Result<(), LowerError> {
+    /// `is_last`: nothing else starts from its base.
+    fn dispatch_stage(&mut self, id: StageId, is_last: bool) -> Result<(), LowerError> {
         if let Some(base) = self.stage(id).base {
             // A stage stands behind what it starts from.
             let (before, from) = self.stages.split_at_mut(id.0);
-            if let (Some(base), Some(stage)) = (before.get(base.0), from.first_mut()) {
-                stage.start_from(base);
+            if let (Some(base), Some(stage)) = (before.get_mut(base.0), from.first_mut()) {
+                stage.start_from(base, is_last);
             }
         }
         self.stage_mut(id).is_dispatched = true;
@@ -159,7 +175,7 @@ impl<'a> Lowering<'a, '_> {
         VertexMeta {
             name,
             ignore_cache: false,
-            stage: Some(stage.shown_name.clone()),
+            stage: Some(stage.shown_name.clone()).filter(|name| !name.is_empty()),
             lines: Some(line_pair(&command.location)),
         }
     }
@@ -177,6 +193,7 @@ impl<'a> Lowering<'a, '_> {
         Ok(())
     }
 
+    /// Adds to the image's history.
     pub(crate) fn commit(
         &mut self,
         id: StageId,
@@ -184,12 +201,16 @@ impl<'a> Lowering<'a, '_> {
         has_layer: bool,
     ) -> Result<(), LowerError> {
         let epoch = self.epoch;
-        Ok(crate::history::commit(
-            &mut self.stage_mut(id).image,
-            created_by,
-            has_layer,
-            epoch,
-        )?)
+        let stage = self.stage_mut(id);
+        stage.history_bytes += created_by.len();
+        if stage.history_bytes > HISTORY_BYTES_MAX {
+            return Err(Problem::HistoryTooLarge.into());
+        }
+        stage
+            .image
+            .history
+            .push(entry(created_by, has_layer, epoch));
+        Ok(())
     }
 }
 

@@ -115,7 +115,7 @@ impl Lowering<'_, '_> {
                     return Err(Problem::Epoch(EpochError::NotOneAdd).into());
                 }
                 InstructionKind::Add(add) => {
-                    source = Some(add_source(add, &variables, self.lexer)?)
+                    source = Some(add_source(add, &variables, self.lexer)?);
                 }
                 _ => {
                     let keyword = instruction.origin.keyword.value.clone();

@@ -48,7 +48,7 @@ impl Location {
 #[derive(Debug)]
 pub struct LowerError {
     /// What is wrong.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
     /// What may have been meant; part of the text.
     pub suggestion: Option<String>,
     /// Where, the nearest place first. Empty where no instruction is at fault.
@@ -80,14 +80,14 @@ impl fmt::Display for LowerError {
 
 impl std::error::Error for LowerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(&self.problem)
+        std::error::Error::source(&*self.problem)
     }
 }
 
 impl<P: Into<Problem>> From<P> for LowerError {
     fn from(problem: P) -> Self {
         Self {
-            problem: problem.into(),
+            problem: Box::new(problem.into()),
             suggestion: None,
             locations: Vec::new(),
             diagnostics: Vec::new(),

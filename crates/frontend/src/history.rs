@@ -3,36 +3,20 @@
 use std::time::Duration;
 
 use longshore_dockerfile::quote::quote;
-use longshore_oci::{Healthcheck, HistoryEntry, ImageConfig};
-
-use crate::error::{HISTORY_BYTES_MAX, Problem};
+use longshore_oci::{Healthcheck, HistoryEntry};
 
 /// Who made an entry.
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
-/// Adds an entry. `created` is set for reproducible builds alone; the exporter fills in the others.
-pub(crate) fn commit(
-    image: &mut ImageConfig,
-    created_by: String,
-    has_layer: bool,
-    epoch: Option<i64>,
-) -> Result<(), Problem> {
-    let known: usize = image
-        .history
-        .iter()
-        .map(|entry| entry.created_by.len())
-        .sum();
-    if known + created_by.len() > HISTORY_BYTES_MAX {
-        return Err(Problem::HistoryTooLarge);
-    }
-    image.history.push(HistoryEntry {
+/// An entry. `created` is set for reproducible builds alone; the exporter fills in the others.
+pub(crate) fn entry(created_by: String, has_layer: bool, epoch: Option<i64>) -> HistoryEntry {
+    HistoryEntry {
         created: epoch.map(rfc3339),
         created_by,
         author: String::new(),
         comment: COMMENT.to_owned(),
         empty_layer: !has_layer,
-    });
-    Ok(())
+    }
 }
 
 /// `[a b]`, as `%v` prints a list.

@@ -10,6 +10,43 @@
 //!                       ImageResolver: names of the base images that are needed
 //! ```
 //!
+//! ```
+//! use async_trait::async_trait;
+//! use futures_util::FutureExt as _;
+//! use longshore_frontend::{
+//!     BuildOptions, ImageResolveMode, ImageResolver, ResolveError, ResolvedImage, lower,
+//! };
+//! use longshore_graph::{OciLayoutSource, Source};
+//! use longshore_oci::{Platform, Reference};
+//!
+//! struct NoImages;
+//!
+//! #[async_trait]
+//! impl ImageResolver for NoImages {
+//!     async fn resolve(
+//!         &self,
+//!         _: &Reference,
+//!         _: &Platform,
+//!         _: ImageResolveMode,
+//!     ) -> Result<ResolvedImage, ResolveError> {
+//!         Err("not found".into())
+//!     }
+//!     async fn resolve_layout(&self, _: &OciLayoutSource) -> Result<ResolvedImage, ResolveError> {
+//!         Err("not found".into())
+//!     }
+//!     async fn source_time(&self, _: &Source) -> Result<Option<i64>, ResolveError> {
+//!         Ok(None)
+//!     }
+//! }
+//!
+//! let parsed = longshore_dockerfile::parse("FROM scratch\nCOPY app /\nENTRYPOINT [\"/app\"]\n");
+//! let options = BuildOptions::new("linux/amd64".parse().unwrap());
+//! let lowered = lower(&parsed, &options, &NoImages).now_or_never().unwrap().unwrap();
+//! let platform = &lowered.platforms[0];
+//! assert_eq!(lowered.graph.vertex(platform.target).meta.name, "[1/1] COPY app /");
+//! assert_eq!(platform.config.config.entrypoint.as_deref(), Some(&["/app".to_owned()][..]));
+//! ```
+//!
 //! [`lower`] is for builds, [`check`] for `--check`, [`outline`] and [`targets`] for `--call`.
 
 mod arguments;
@@ -37,6 +74,8 @@ mod resolve;
 mod secrets;
 mod signal;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod url;
 
 pub use epoch::EpochError;

@@ -149,8 +149,17 @@ impl<'a, 's> Lowering<'a, 's> {
         command: &Command<'_>,
         word: &str,
         span: Span,
-    ) -> Result<String, ExpandError> {
+    ) -> Result<String, LowerError> {
         self.expand_with(self.lexer, id, command, word, span)
+            .map_err(|error| {
+                let lines = command.location.lines.clone();
+                let span = if command.is_trigger {
+                    command.location.span
+                } else {
+                    span
+                };
+                LowerError::from(error).at(&Location { span, lines })
+            })
     }
 
     pub(crate) fn expand_with(
@@ -380,9 +389,10 @@ impl<'a, 's> Lowering<'a, 's> {
             description: description.unwrap_or_default(),
             ..Outline::default()
         };
-        stage.outline.add_to(&mut outline);
+        let global = &self.arguments.declared;
+        stage.outline.add_to(&mut outline, global);
         for id in self.reachable(target) {
-            self.stage(id).outline.add_to(&mut outline);
+            self.stage(id).outline.add_to(&mut outline, global);
         }
         outline.sort();
         outline

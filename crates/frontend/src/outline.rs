@@ -120,10 +120,12 @@ pub(crate) struct ArgInfo {
     pub(crate) dependencies: BTreeSet<String>,
 }
 
-/// What a stage has told of itself so far.
+/// What a stage has told of itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Capture {
+    /// The arguments that it declares.
     pub(crate) args: BTreeMap<String, ArgInfo>,
+    /// The arguments that it uses, global ones too.
     pub(crate) used: BTreeSet<String>,
     pub(crate) secrets: BTreeMap<String, (bool, u32)>,
     pub(crate) ssh: BTreeMap<String, (bool, u32)>,
@@ -131,10 +133,10 @@ pub(crate) struct Capture {
 
 impl Capture {
     /// Adds what is new to the outline of a target that needs this stage.
-    pub(crate) fn add_to(&self, outline: &mut Outline) {
-        for name in self.all_used() {
+    pub(crate) fn add_to(&self, outline: &mut Outline, global: &BTreeMap<String, ArgInfo>) {
+        for name in self.all_used(global) {
             let is_known = outline.args.iter().any(|arg| arg.name == name);
-            if let Some(info) = self.args.get(name).filter(|_| !is_known) {
+            if let Some(info) = self.info(name, global).filter(|_| !is_known) {
                 outline.args.push(OutlineArg {
                     name: name.to_owned(),
                     description: info.description.clone(),
@@ -147,13 +149,21 @@ impl Capture {
         add_mounts(&self.ssh, &mut outline.ssh);
     }
 
+    fn info<'a>(
+        &'a self,
+        name: &str,
+        global: &'a BTreeMap<String, ArgInfo>,
+    ) -> Option<&'a ArgInfo> {
+        self.args.get(name).or_else(|| global.get(name))
+    }
+
     /// The arguments that are used, and those that their defaults use.
-    fn all_used(&self) -> BTreeSet<&str> {
+    fn all_used<'a>(&'a self, global: &'a BTreeMap<String, ArgInfo>) -> BTreeSet<&'a str> {
         let mut used = BTreeSet::new();
         let mut open: Vec<&str> = self.used.iter().map(String::as_str).collect();
         while let Some(name) = open.pop() {
             if used.insert(name)
-                && let Some(info) = self.args.get(name)
+                && let Some(info) = self.info(name, global)
             {
                 open.extend(info.dependencies.iter().map(String::as_str));
             }

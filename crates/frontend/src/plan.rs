@@ -12,7 +12,6 @@ use longshore_oci::{Platform, Reference};
 
 use crate::error::{INSTRUCTIONS_MAX, Location, LowerError, Problem};
 use crate::lowering::Lowering;
-use crate::outline::Capture;
 use crate::stage::{Command, SCRATCH, Stage, StageId, count_steps};
 
 impl<'a> Lowering<'a, '_> {
@@ -75,8 +74,7 @@ impl<'a> Lowering<'a, '_> {
             }
             None => None,
         };
-        let capture = self.arguments.capture.clone();
-        let mut stage = Stage::new(StageId(self.stages.len()), base.word, location, capture);
+        let mut stage = Stage::new(StageId(self.stages.len()), base.word, location);
         stage.written = Some(written);
         stage.name = written
             .name
@@ -203,7 +201,6 @@ impl<'a> Lowering<'a, '_> {
         let id = StageId(self.stages.len());
         if let Some(base) = self.by_name.get(&stage.base_name) {
             stage.base = Some(*base);
-            stage.outline = self.stage(*base).outline.clone();
         }
         if !stage.name.is_empty() {
             self.by_name.insert(stage.name.clone(), id);
@@ -303,7 +300,7 @@ impl<'a> Lowering<'a, '_> {
             return id;
         }
         let id = StageId(self.stages.len());
-        let image = Stage::new(id, name.to_owned(), location.clone(), Capture::default());
+        let image = Stage::new(id, name.to_owned(), location.clone());
         self.add_stage(image)
     }
 

@@ -77,6 +77,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) state: State,
     pub(crate) image: ImageConfig,
     pub(crate) base_image: Option<BaseImage>,
+    /// How long its history is.
+    pub(crate) history_bytes: usize,
     /// `ARG`s so far, those of its base first.
     pub(crate) build_args: Vec<(String, Option<String>)>,
     pub(crate) is_dispatched: bool,
@@ -100,12 +102,7 @@ pub(crate) struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    pub(crate) fn new(
-        id: StageId,
-        base_name: String,
-        location: Location,
-        outline: Capture,
-    ) -> Self {
+    pub(crate) fn new(id: StageId, base_name: String, location: Location) -> Self {
         Self {
             written: None,
             name: String::new(),
@@ -121,6 +118,7 @@ impl<'a> Stage<'a> {
             state: State::default(),
             image: ImageConfig::default(),
             base_image: None,
+            history_bytes: 0,
             build_args: Vec::new(),
             is_dispatched: false,
             is_resolved: false,
@@ -133,7 +131,7 @@ impl<'a> Stage<'a> {
             step: 0,
             steps: 0,
             once: OnlyOnce::default(),
-            outline,
+            outline: Capture::default(),
             scan_context: false,
             scan_stage: false,
         }
@@ -149,17 +147,29 @@ impl<'a> Stage<'a> {
         self.base_name == SCRATCH && self.context.is_none()
     }
 
-    /// Takes over what the stage it starts from has become.
-    pub(crate) fn start_from(&mut self, base: &Self) {
-        self.state = base.state.clone();
-        self.platform.clone_from(&base.platform);
-        self.image = base.image.clone();
+    /// Takes over what the stage it starts from has become; by moving it if nothing else starts
+    /// from it, so that long chains of stages stay cheap.
+    pub(crate) fn start_from(&mut self, base: &mut Self, is_last: bool) {
+        let output = base.state.output;
+        if is_last {
+            self.state = std::mem::take(&mut base.state);
+            self.image = std::mem::take(&mut base.image);
+            self.base_image = base.base_image.take();
+            self.build_args = std::mem::take(&mut base.build_args);
+        } else {
+            self.state = base.state.clone();
+            self.image = base.image.clone();
+            self.base_image.clone_from(&base.base_image);
+            self.build_args.clone_from(&base.build_args);
+        }
+        // Others may still copy from it.
+        base.state.output = output;
         // Triggers fire in the stage that follows, and there only.
         self.image.config.on_build.clear();
-        self.base_image.clone_from(&base.base_image);
+        self.history_bytes = base.history_bytes;
+        self.platform.clone_from(&base.platform);
         self.paths_of = base.paths_of;
         self.has_workdir = base.has_workdir;
-        self.build_args.extend(base.build_args.iter().cloned());
     }
 }
 

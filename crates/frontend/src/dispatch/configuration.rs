@@ -1,7 +1,6 @@
 //! Instructions that change the configuration alone, and `WORKDIR`.
 
 use longshore_dockerfile::check::Rule;
-use longshore_dockerfile::expand::ExpandError;
 use longshore_dockerfile::instruction::{
     ArgDeclaration, ArgInstruction, CmdInstruction, CommandForm, EntrypointInstruction,
     EnvInstruction, ExposeInstruction, HealthcheckInstruction, KeyValue, LabelInstruction,
@@ -66,7 +65,7 @@ impl Lowering<'_, '_> {
         id: StageId,
         command: &Command<'_>,
         pairs: &[KeyValue],
-    ) -> Result<Pairs, ExpandError> {
+    ) -> Result<Pairs, LowerError> {
         let mut expanded = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let key = self.expand(id, command, &pair.key, pair.key.span)?;
@@ -140,7 +139,7 @@ impl Lowering<'_, '_> {
         id: StageId,
         command: &Command<'_>,
         declaration: &ArgDeclaration,
-    ) -> Result<(Option<String>, bool), ExpandError> {
+    ) -> Result<(Option<String>, bool), LowerError> {
         let name = declaration.name.value.as_str();
         if let Some(given) = self.arguments.given(name) {
             return Ok((Some(given.to_owned()), false));

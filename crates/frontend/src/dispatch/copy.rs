@@ -248,15 +248,10 @@ impl Lowering<'_, '_> {
         let mut draft = Draft::new(base);
         for source in &request.sources {
             let copy = match source {
-                RequestSource::Path(path, span) => self.path_copy(
-                    id,
-                    command,
-                    request,
-                    (path, *span),
-                    &dest,
-                    &name,
-                    &mut draft,
-                )?,
+                RequestSource::Path(path, span) => {
+                    self.check_ignored(command, request, path, *span);
+                    self.path_copy(request, path, &dest, &name, &mut draft)?
+                }
                 RequestSource::File { name, content } => {
                     self.file_copy(name, content, &dest, &mut draft)?
                 }
@@ -304,36 +299,24 @@ impl Lowering<'_, '_> {
         Ok(self.advance(id, Op::Merge, vec![below, layer], meta)?)
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one source of an instruction, in its place"
-    )]
     fn path_copy(
         &mut self,
-        id: StageId,
-        command: &Command<'_>,
         request: &Request,
-        (path, span): (&str, Span),
+        path: &str,
         dest: &str,
         name: &str,
         draft: &mut Draft,
-    ) -> Result<Copy, LowerError> {
+    ) -> Result<Copy, Problem> {
         if let Some(git) = git::parse(path) {
-            let git = git.map_err(Problem::GitUrl)?;
-            return Ok(self.git_copy(request, git, dest, name, draft)?);
+            return self.git_copy(request, git?, dest, name, draft);
         }
         if remote::is_http(path) {
-            return Ok(self.http_copy(request, path, dest, name, draft)?);
+            return self.http_copy(request, path, dest, name, draft);
         }
-        self.check_ignored(command, request, path, span);
         let source = match request.from {
             Some(from) => self.stage(from).state.output,
             None => self.context_input()?,
         };
-        debug_assert!(
-            request.from != Some(id),
-            "a stage that copies from itself is a circle"
-        );
         Ok(request.local_copy(path, dest, draft.input(source)))
     }
 
@@ -458,7 +441,7 @@ impl Lowering<'_, '_> {
         let Some(matcher) = self.build.options.ignore.as_ref() else {
             return;
         };
-        if request.from.is_some() || matcher.has_exclusions() {
+        if request.from.is_some() || matcher.has_exclusions() || is_remote(path) {
             return;
         }
         let path = clean(path);

@@ -59,7 +59,7 @@ impl Lowering<'_, '_> {
         let mut mounts = Vec::with_capacity(run.mounts.len());
         for flag in &run.mounts {
             let mount = flag.resolve(|value| -> Result<String, ExpandError> {
-                self.expand(id, command, value, flag.span)
+                self.expand_with(self.lexer, id, command, value, flag.span)
             });
             mounts.push(mount.map_err(Problem::Mount)?);
         }

@@ -57,6 +57,10 @@ impl ImageResolver for OneImage {
 }
 
 /// The cases of a corpus, or nothing (and a word about it) where there are no corpora.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the corpus is read from disk, in tests only"
+)]
 pub(crate) fn cases(name: &str) -> Option<Vec<Value>> {
     let folder = std::env::var("LONGSHORE_CORPORA").unwrap_or_else(|_| {
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/corpora").to_owned()

@@ -294,9 +294,9 @@ mod base64_lite {
             let mut word = [0; 4];
             word[1..=chunk.len()].copy_from_slice(chunk);
             let word = u32::from_be_bytes(word);
-            for digit in 0..4 {
+            for digit in 0..4_usize {
                 let place = (word >> (18 - 6 * digit)) & 63;
-                let used = digit as usize <= chunk.len();
+                let used = digit <= chunk.len();
                 text.push(if used {
                     ALPHABET[place as usize] as char
                 } else {
