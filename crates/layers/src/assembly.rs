@@ -33,43 +33,40 @@ pub(crate) struct Assembly {
     last_parent: Option<(EntryPath, EntryPath)>,
 }
 
-/// What became of a member.
+/// Where a member belongs.
 #[derive(Debug)]
-pub(crate) enum Placed {
-    /// It is no change of its own: the root, a mark, or meaningless.
-    Nothing,
-    /// It stands at its real path now.
-    Entry {
-        /// With its real path, and only the attributes that are kept.
-        entry: Entry,
-        /// Whether something of this layer has to go first.
-        replaces: bool,
-    },
+pub(crate) struct Located {
+    /// With its real path, and only the attributes that are kept.
+    pub(crate) entry: Entry,
+    /// Whether something of this layer has to go first.
+    pub(crate) replaces: bool,
+    data_offset: Option<u64>,
 }
 
 impl Assembly {
-    /// Places the next member.
-    pub(crate) fn place(&mut self, member: Member) -> Result<Placed, TarReason> {
+    /// Finds out where the next member belongs; [`put`](Self::put) puts it there. `None` for
+    /// what is no change of its own: the root, a mark, or something meaningless.
+    pub(crate) fn locate(&mut self, member: Member) -> Result<Option<Located>, TarReason> {
         let Member { entry, data_offset } = member;
         let Some(parent) = entry.path.parent() else {
-            return Ok(Placed::Nothing);
+            return Ok(None);
         };
         match mark_of(&entry.path)? {
             Mark::None => {
                 let parent = self.real_directory(&parent)?;
-                self.put(parent, entry, data_offset)
+                self.locate_in(&parent, entry, data_offset).map(Some)
             }
-            Mark::Ignored => Ok(Placed::Nothing),
+            Mark::Ignored => Ok(None),
             Mark::Opaque if parent.is_root() => Err(TarReason::Whiteout(entry.path)),
             Mark::Opaque => {
                 let directory = self.real_directory(&parent)?;
                 self.opaque.insert(directory);
-                Ok(Placed::Nothing)
+                Ok(None)
             }
             Mark::Whiteout(name) => {
                 let parent = self.real_directory(&parent)?;
                 self.hidden.insert(child(&parent, name)?);
-                Ok(Placed::Nothing)
+                Ok(None)
             }
         }
     }
@@ -89,7 +86,40 @@ impl Assembly {
         for path in std::mem::take(&mut self.opaque) {
             self.make_opaque(path);
         }
+        self.sort_names();
         LayerIndex::new(self.entries.into_values().collect())
+    }
+
+    /// Makes the first name of each file in the index's order the file and its other names
+    /// hard links to it, so that the index can be written again in its order and does not
+    /// depend on the stream's.
+    fn sort_names(&mut self) {
+        let files: Vec<_> = std::mem::take(&mut self.links).into_iter().collect();
+        for (file, names) in files {
+            let first = names.first().filter(|first| **first < file).cloned();
+            let is_file = |line: &IndexEntry| matches!(line.entry.kind, Kind::File { .. });
+            let (Some(first), true) = (first, self.entries.get(&file).is_some_and(is_file)) else {
+                continue;
+            };
+            let Some(mut line) = self.entries.remove(&file) else {
+                continue;
+            };
+            line.entry.path.clone_from(&first);
+            let mut link = line.clone();
+            (link.content, link.data_offset) = (None, None);
+            link.entry.kind = Kind::Hardlink {
+                target: first.clone(),
+            };
+            for name in names
+                .into_iter()
+                .chain([file])
+                .filter(|name| *name != first)
+            {
+                link.entry.path.clone_from(&name);
+                self.entries.insert(name, link.clone());
+            }
+            self.entries.insert(first, line);
+        }
     }
 
     fn finish_whiteout(&mut self, path: EntryPath) {
@@ -99,13 +129,14 @@ impl Assembly {
             .is_some_and(|own| matches!(own.entry.kind, Kind::Directory { .. }));
         if is_directory || self.has_below(&path) {
             self.make_opaque(path);
-        } else if !self.entries.contains_key(&path) {
+        } else {
             let whiteout = Entry {
                 path: path.clone(),
                 kind: Kind::Whiteout,
                 metadata: crate::Metadata::default(),
             };
-            self.entries.insert(path, listed(whiteout, None));
+            let own = self.entries.entry(path);
+            own.or_insert_with(|| listed(whiteout, None));
         }
     }
 
@@ -127,23 +158,34 @@ impl Assembly {
         }
     }
 
-    fn put(
-        &mut self,
-        parent: EntryPath,
+    fn locate_in(
+        &self,
+        parent: &EntryPath,
         mut entry: Entry,
         data_offset: Option<u64>,
-    ) -> Result<Placed, TarReason> {
-        entry.path = child(&parent, entry.path.name())?;
+    ) -> Result<Located, TarReason> {
+        entry.path = child(parent, entry.path.name())?;
         entry.metadata.xattrs.retain(|name, _| xattr::is_kept(name));
         self.settle_kind(&mut entry)?;
-        let replaces = self.make_room(&entry);
+        Ok(Located {
+            replaces: self.is_in_the_way(&entry),
+            entry,
+            data_offset,
+        })
+    }
+
+    /// Puts an entry where it belongs; what it replaces goes, and its hashes must be known.
+    pub(crate) fn put(&mut self, located: Located) {
+        let entry = located.entry;
+        if located.replaces {
+            self.make_room(&entry.path);
+        }
         if let Kind::Hardlink { target } = &entry.kind {
             let links = self.links.entry(target.clone()).or_default();
             links.insert(entry.path.clone());
         }
-        let line = listed(entry.clone(), data_offset);
-        self.entries.insert(entry.path.clone(), line);
-        Ok(Placed::Entry { entry, replaces })
+        let line = listed(entry, located.data_offset);
+        self.entries.insert(line.entry.path.clone(), line);
     }
 
     /// Makes a hard link name the file itself; one to anything else becomes its like.
@@ -181,29 +223,29 @@ impl Assembly {
         Ok(())
     }
 
-    /// Removes what `entry` replaces; whether there was anything.
-    fn make_room(&mut self, entry: &Entry) -> bool {
+    fn is_in_the_way(&self, entry: &Entry) -> bool {
         let path = &entry.path;
         let own = self.entries.get(path).map(|own| &own.entry.kind);
-        let is_directory = matches!(own, Some(Kind::Directory { .. }));
-        let replaces = match &entry.kind {
-            Kind::Directory { .. } => own.is_some() && !is_directory,
-            _ => own.is_some() || self.has_below(path),
-        };
-        if replaces {
-            self.last_parent = None;
-            let gone: Vec<EntryPath> = self
-                .entries
-                .range((Bound::Included(path), Bound::Unbounded))
-                .map(|(path, _)| path)
-                .take_while(|below| below.starts_with(path))
-                .cloned()
-                .collect();
-            for path in gone {
-                self.remove(&path);
-            }
+        match (&entry.kind, own) {
+            (Kind::Directory { .. }, None | Some(Kind::Directory { .. })) => false,
+            (Kind::Directory { .. }, Some(_)) => true,
+            (_, own) => own.is_some() || self.has_below(path),
         }
-        replaces
+    }
+
+    /// Removes what is at and below `path`.
+    fn make_room(&mut self, path: &EntryPath) {
+        self.last_parent = None;
+        let gone: Vec<EntryPath> = self
+            .entries
+            .range((Bound::Included(path), Bound::Unbounded))
+            .map(|(path, _)| path)
+            .take_while(|below| below.starts_with(path))
+            .cloned()
+            .collect();
+        for path in gone {
+            self.remove(&path);
+        }
     }
 
     /// Removes one entry. When it is a file with other names, the first of them becomes it.

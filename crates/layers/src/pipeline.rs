@@ -20,7 +20,8 @@ use std::num::NonZeroUsize;
 use longshore_oci::{DiffId, Digest};
 
 use self::batch::{BATCH_BYTES_MAX, Batch, LargeFile, Packed, Work};
-use self::hashing::{HashingSink, StreamHasher};
+use self::hashing::HashingSink;
+pub(crate) use self::hashing::StreamHasher;
 use crate::compress::{Compression, Compressor};
 use crate::pool::{InOrder, Pool, WorkerFailed, all_cores};
 use crate::source::ContentError;

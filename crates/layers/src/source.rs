@@ -129,6 +129,11 @@ impl OpenContent {
         if self.expected.is_some_and(|expected| expected != hash) {
             return Err(self.changed());
         }
+        self.check_stamp()
+    }
+
+    /// Call when everything was copied without being seen.
+    pub(crate) fn check_stamp(&self) -> Result<(), ContentError> {
         let Bytes::Watched { file, stamp } = &self.bytes else {
             return Ok(());
         };

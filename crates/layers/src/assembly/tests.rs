@@ -41,10 +41,13 @@ fn link(text: &str, target: &str) -> Member {
 fn assemble(members: Vec<Member>) -> Result<Vec<String>, TarReason> {
     let mut assembly = Assembly::default();
     for (number, member) in members.into_iter().enumerate() {
-        if let Placed::Entry { entry, .. } = assembly.place(member)?
-            && matches!(entry.kind, Kind::File { .. })
-        {
-            assembly.set_content(&entry.path, ContentHash([number as u8; 32]));
+        if let Some(located) = assembly.locate(member)? {
+            let path = located.entry.path.clone();
+            let is_file = matches!(located.entry.kind, Kind::File { .. });
+            assembly.put(located);
+            if is_file {
+                assembly.set_content(&path, ContentHash([u8::try_from(number).unwrap(); 32]));
+            }
         }
     }
     let index = assembly.finish().unwrap();
@@ -115,7 +118,16 @@ fn later_entries_replace_earlier_ones() {
         file("c"),
     ])
     .unwrap();
-    assert_eq!(lines, ["/a dir", "/a/y file 4", "/b dir", "/b/z file 7", "/c file 9"]);
+    assert_eq!(
+        lines,
+        [
+            "/a dir",
+            "/a/y file 4",
+            "/b dir",
+            "/b/z file 7",
+            "/c file 9"
+        ]
+    );
 }
 
 #[test]
@@ -151,7 +163,14 @@ fn whiteouts_hide_lower_layers_only_wherever_they_stand() {
 
 #[test]
 fn marks_that_mark_nothing_are_refused() {
-    for name in [".wh.", ".wh..", ".wh...", "a/.wh.", ".wh.x/y", ".wh..wh..opq"] {
+    for name in [
+        ".wh.",
+        ".wh..",
+        ".wh...",
+        "a/.wh.",
+        ".wh.x/y",
+        ".wh..wh..opq",
+    ] {
         let done = assemble(vec![file(name)]);
         assert!(matches!(done, Err(TarReason::Whiteout(_))), "{name}");
     }
@@ -176,8 +195,21 @@ fn a_file_outlives_its_first_name() {
 }
 
 #[test]
+fn the_first_name_of_a_file_is_the_file() {
+    let lines = assemble(vec![file("m"), link("z", "m"), link("a", "m")]).unwrap();
+    assert_eq!(lines, ["/a file 0", "/m = /a", "/z = /a"]);
+    let lines = assemble(vec![link("a", "lower"), link("b", "a")]).unwrap();
+    assert_eq!(lines, ["/a = /lower", "/b = /lower"]);
+}
+
+#[test]
 fn hard_links_to_other_kinds_are_their_like() {
-    let lines = assemble(vec![sym("s", "t"), link("l", "s"), link("lower", "base/file")]).unwrap();
+    let lines = assemble(vec![
+        sym("s", "t"),
+        link("l", "s"),
+        link("lower", "base/file"),
+    ])
+    .unwrap();
     assert_eq!(lines, ["/l -> t", "/lower = /base/file", "/s -> t"]);
     for members in [
         vec![dir("d"), link("l", "d")],
@@ -193,11 +225,16 @@ fn hard_links_to_other_kinds_are_their_like() {
 fn attributes_that_steer_overlays_are_dropped() {
     let mut assembly = Assembly::default();
     let mut member = file("f");
-    for name in ["trusted.overlay.redirect", "user.overlay.opaque", "user.kept"] {
+    for name in [
+        "trusted.overlay.redirect",
+        "user.overlay.opaque",
+        "user.kept",
+    ] {
         let xattrs = &mut member.entry.metadata.xattrs;
         xattrs.insert(name.as_bytes().to_vec(), b"/etc".to_vec());
     }
-    assembly.place(member).unwrap();
+    let located = assembly.locate(member).unwrap().unwrap();
+    assembly.put(located);
     assembly.set_content(&path("f"), ContentHash::of_empty());
     let index = assembly.finish().unwrap();
     let names: Vec<_> = index.entries()[0].entry.metadata.xattrs.keys().collect();

@@ -81,9 +81,9 @@ impl<W: Write> ParallelGzip<W> {
         while let Some(block) = self.pending.pop() {
             self.put(block)?;
         }
-        let size = (self.content_bytes & u64::from(u32::MAX)) as u32;
         self.sink.write_all(&self.crc.finalize().to_le_bytes())?;
-        self.sink.write_all(&size.to_le_bytes())?;
+        // The size modulo 2^32: its lower four bytes.
+        self.sink.write_all(&self.content_bytes.to_le_bytes()[..4])?;
         Ok(self.sink)
     }
 

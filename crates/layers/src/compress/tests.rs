@@ -22,7 +22,7 @@ pub(super) fn sample(bytes: usize) -> Vec<u8> {
                     "é",
                     " = ",
                 ];
-                out.extend_from_slice(words[n as usize - 1].as_bytes());
+                out.extend_from_slice(words[usize::try_from(n).unwrap() - 1].as_bytes());
                 out.extend_from_slice((state >> 40).to_string().as_bytes());
             }
         }

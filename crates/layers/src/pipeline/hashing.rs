@@ -48,7 +48,7 @@ impl StreamHasher {
         let piece = Arc::new(piece);
         match &mut self.0 {
             Hashing::Thread { pieces, .. } => {
-                pieces.send(Arc::clone(&piece)).map_err(|_| WorkerFailed)?
+                pieces.send(Arc::clone(&piece)).map_err(|_| WorkerFailed)?;
             }
             Hashing::Here(digester) => digester.update(&piece),
         }

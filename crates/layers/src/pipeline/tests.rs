@@ -69,10 +69,10 @@ fn written(changes: &[Change], options: &WriteOptions) -> (LayerSummary, Vec<u8>
 fn many() -> Vec<Change> {
     let mut changes = vec![plain("d", Kind::Directory { opaque: false })];
     for number in 0..1000 {
-        let content = vec![b'a' + (number % 26) as u8; number * 7];
+        let content = vec![b"abcdefghijklmnopqrstuvwxyz"[number % 26]; number * 7];
         changes.push(inline(&format!("d/{number:04}"), &content));
     }
-    let large: Vec<u8> = (0..3_000_001_u32).map(|n| (n / 3) as u8).collect();
+    let large: Vec<u8> = (0..3_000_001_u32).map(|n| (n / 3).to_le_bytes()[0]).collect();
     changes.push(inline("large", &large));
     changes.push(plain(
         "link",
@@ -123,8 +123,8 @@ fn the_index_says_where_the_bytes_are() {
         let Kind::File { size } = line.entry.kind else {
             continue;
         };
-        let start = line.data_offset.unwrap() as usize;
-        let content = &tar[start..start + size as usize];
+        let start = usize::try_from(line.data_offset.unwrap()).unwrap();
+        let content = &tar[start..start + usize::try_from(size).unwrap()];
         assert_eq!(line.content, Some(ContentHash::of(content)));
         files += 1;
     }

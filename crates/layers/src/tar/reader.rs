@@ -481,7 +481,9 @@ fn check_global(records: &Records) -> Result<(), TarReason> {
         matches!(key, b"path" | b"linkpath" | b"size") || key.starts_with(b"GNU.sparse.")
     };
     match records.keys().any(|key| matters(key)) {
-        true => Err(TarReason::Ambiguous("a global header names or resizes files")),
+        true => Err(TarReason::Ambiguous(
+            "a global header names or resizes files",
+        )),
         false => Ok(()),
     }
 }
@@ -552,7 +554,8 @@ impl Header {
                 _ => {}
             }
         }
-        let twice = |key: &[u8], long: &Option<Vec<u8>>| records.contains_key(key) && long.is_some();
+        let twice =
+            |key: &[u8], long: &Option<Vec<u8>>| records.contains_key(key) && long.is_some();
         if twice(b"path", &extensions.long_name) || twice(b"linkpath", &extensions.long_link) {
             return Err(TarReason::Ambiguous("two names for one entry"));
         }

@@ -64,7 +64,10 @@ impl SparseMap {
             None => (self.size, true),
         };
         let left = end - self.position;
-        (usize::try_from(left).map_or(max, |left| left.min(max)), is_hole)
+        (
+            usize::try_from(left).map_or(max, |left| left.min(max)),
+            is_hole,
+        )
     }
 
     pub(super) fn advance(&mut self, count: u64) {
@@ -132,7 +135,10 @@ fn pairs(numbers: &[u64]) -> Result<Vec<Part>, TarReason> {
     if !numbers.len().is_multiple_of(2) || numbers.len() / 2 > PARTS_MAX {
         return Err(TarReason::Sparse);
     }
-    Ok(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    Ok(numbers
+        .chunks_exact(2)
+        .map(|pair| (pair[0], pair[1]))
+        .collect())
 }
 
 /// Format 1.0: lines of decimal numbers, the count of parts first, padded to a block.
@@ -202,10 +208,12 @@ pub(super) fn read_old_gnu(
     while has_more {
         const MORE_PARTS: usize = 21 * 24;
         let mut more = [0; BLOCK];
-        stream.read_exact(&mut more).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => TarReason::Truncated,
-            _ => TarReason::Io(error),
-        })?;
+        stream
+            .read_exact(&mut more)
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => TarReason::Truncated,
+                _ => TarReason::Io(error),
+            })?;
         push_parts(&more[..MORE_PARTS], &mut parts)?;
         has_more = more[MORE_PARTS] != 0;
     }

@@ -46,7 +46,8 @@ pub enum HeaderError {
 
 /// How many zero bytes follow `size` bytes of content.
 pub(crate) fn padding_of(size: u64) -> usize {
-    (BLOCK - (size % BLOCK as u64) as usize) % BLOCK
+    let used = usize::try_from(size % BLOCK as u64).unwrap_or(0);
+    (BLOCK - used) % BLOCK
 }
 
 /// Appends the headers of `entry`; a file's content comes after them, then its padding.

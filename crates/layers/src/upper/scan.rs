@@ -1,0 +1,257 @@
+//! Everything in an upper directory, read on all cores, a level of directories at a time.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use rayon::prelude::*;
+use rustix::fs::{AtFlags, Dir, FileType, Stat};
+use rustix::io::Errno;
+
+use super::DiffError;
+use crate::change::mtime_of;
+use crate::directory::OverlayAttributes;
+use crate::fs_at::open_directory;
+use crate::{EntryPath, FileStamp, Kind, Metadata, xattr};
+
+/// How many names one thread inspects before another may take the next ones.
+const NAMES_PER_JOB: usize = 256;
+
+/// What stands in the upper directory.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) kind: FoundKind,
+    pub(super) metadata: Metadata,
+    pub(super) stamp: FileStamp,
+    has_names: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum FoundKind {
+    File,
+    Directory {
+        /// Whether it hides the lower one.
+        opaque: bool,
+    },
+    /// A link, a device or a pipe.
+    Other(Kind),
+    /// A whiteout or a socket.
+    Nothing,
+}
+
+impl Found {
+    /// What identifies a regular file that has several names.
+    pub(super) fn shared_inode(&self) -> Option<(u64, u64)> {
+        let is_shared = self.has_names && matches!(self.kind, FoundKind::File);
+        is_shared.then_some((self.stamp.device, self.stamp.inode))
+    }
+}
+
+/// All entries below `upper`, by path.
+pub(super) fn scan(
+    upper: &OwnedFd,
+    attributes: OverlayAttributes,
+) -> Result<BTreeMap<EntryPath, Found>, DiffError> {
+    let mut all = BTreeMap::new();
+    let mut level = vec![EntryPath::root()];
+    while !level.is_empty() {
+        let listed: Result<Vec<Vec<(EntryPath, Found)>>, DiffError> = level
+            .par_iter()
+            .map(|path| scan_directory(upper, path, attributes))
+            .collect();
+        level.clear();
+        for (path, found) in listed?.into_iter().flatten() {
+            if matches!(found.kind, FoundKind::Directory { .. }) {
+                level.push(path.clone());
+            }
+            all.insert(path, found);
+        }
+    }
+    Ok(all)
+}
+
+fn failed<E: Into<io::Error>>(
+    doing: &'static str,
+    path: &EntryPath,
+) -> impl FnOnce(E) -> DiffError {
+    let path = path.clone();
+    move |source| DiffError::Io {
+        doing,
+        path,
+        source: source.into(),
+    }
+}
+
+fn scan_directory(
+    upper: &OwnedFd,
+    path: &EntryPath,
+    attributes: OverlayAttributes,
+) -> Result<Vec<(EntryPath, Found)>, DiffError> {
+    let directory = open_directory(upper, path).map_err(failed("open the directory", path))?;
+    let mut names = Vec::new();
+    let list = Dir::read_from(&directory).map_err(failed("list", path))?;
+    for entry in list {
+        let entry = entry.map_err(failed("list", path))?;
+        let name = entry.file_name();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            names.push(name.to_owned());
+        }
+    }
+    names
+        .par_chunks(NAMES_PER_JOB)
+        .flat_map_iter(|names| names.iter())
+        .map(|name| {
+            let joined = path.join(name.as_bytes()).map_err(io::Error::other);
+            let path = joined.map_err(failed("list", path))?;
+            let found = inspect(&directory, name, &path, attributes)?;
+            Ok((path, found))
+        })
+        .collect()
+}
+
+fn inspect(
+    directory: &OwnedFd,
+    name: &CString,
+    path: &EntryPath,
+    attributes: OverlayAttributes,
+) -> Result<Found, DiffError> {
+    let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(failed("inspect", path))?;
+    let mut metadata = Metadata {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: mtime_of(&stat),
+        ..Metadata::default()
+    };
+    let file_type = FileType::from_raw_mode(stat.st_mode);
+    let mut opaque = false;
+    if matches!(file_type, FileType::RegularFile | FileType::Directory) {
+        let found = read_attributes(directory, name, path, attributes)?;
+        (metadata.xattrs, opaque) = (found.kept, found.opaque);
+    }
+    Ok(Found {
+        kind: kind_of(directory, name, path, &stat, opaque)?,
+        metadata,
+        stamp: FileStamp::of(&stat),
+        has_names: stat.st_nlink > 1,
+    })
+}
+
+fn kind_of(
+    directory: &OwnedFd,
+    name: &CString,
+    path: &EntryPath,
+    stat: &Stat,
+    opaque: bool,
+) -> Result<FoundKind, DiffError> {
+    let (major, minor) = (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    );
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => FoundKind::File,
+        FileType::Directory => FoundKind::Directory { opaque },
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(directory.as_fd(), name, Vec::new())
+                .map_err(failed("read the link", path))?;
+            FoundKind::Other(Kind::Symlink {
+                target: target.into_bytes(),
+            })
+        }
+        FileType::CharacterDevice if (major, minor) == (0, 0) => FoundKind::Nothing,
+        FileType::CharacterDevice => FoundKind::Other(Kind::CharDevice { major, minor }),
+        FileType::BlockDevice => FoundKind::Other(Kind::BlockDevice { major, minor }),
+        FileType::Fifo => FoundKind::Other(Kind::Fifo),
+        FileType::Socket | FileType::Unknown => {
+            tracing::warn!(path = %path, "a socket cannot be part of a layer");
+            FoundKind::Nothing
+        }
+    })
+}
+
+#[derive(Default)]
+struct Attributes {
+    kept: BTreeMap<Vec<u8>, Vec<u8>>,
+    opaque: bool,
+}
+
+/// Reads through `/proc` instead of opening the file, which may lack permission.
+fn read_attributes(
+    directory: &OwnedFd,
+    name: &CString,
+    path: &EntryPath,
+    overlay: OverlayAttributes,
+) -> Result<Attributes, DiffError> {
+    let mut at = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    at.extend_from_slice(name.as_bytes());
+    let names = match list_attributes(&at) {
+        Ok(names) => names,
+        Err(Errno::OPNOTSUPP | Errno::NODATA) => return Ok(Attributes::default()),
+        Err(errno) => return Err(failed("list the extended attributes of", path)(errno)),
+    };
+    let mut found = Attributes::default();
+    for name in names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        let elsewhere = [overlay.redirect(), overlay.metacopy()];
+        if elsewhere
+            .iter()
+            .any(|attribute| attribute.as_bytes() == name)
+        {
+            return Err(DiffError::Attribute {
+                path: path.clone(),
+                attribute: String::from_utf8_lossy(name).into_owned(),
+            });
+        }
+        let is_opaque = name == overlay.opaque().as_bytes();
+        if !is_opaque && !xattr::is_kept(name) {
+            continue;
+        }
+        let value = attribute(&at, name).map_err(failed("read an extended attribute of", path))?;
+        match is_opaque {
+            true => found.opaque = value == b"y",
+            false => {
+                found.kept.insert(name.to_vec(), value);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn list_attributes(at: &[u8]) -> Result<Vec<u8>, Errno> {
+    sized(
+        || rustix::fs::llistxattr_query(at),
+        |buffer| rustix::fs::llistxattr(at, buffer),
+    )
+}
+
+fn attribute(at: &[u8], name: &[u8]) -> Result<Vec<u8>, Errno> {
+    sized(
+        || rustix::fs::lgetxattr_query(at, name),
+        |buffer| rustix::fs::lgetxattr(at, name, buffer),
+    )
+}
+
+/// Asks for the size, then reads; again when it has grown in between.
+fn sized(
+    size: impl Fn() -> Result<usize, Errno>,
+    read: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+) -> Result<Vec<u8>, Errno> {
+    loop {
+        let size = size()?;
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        let mut buffer = vec![0; size];
+        match read(&mut buffer) {
+            Err(Errno::RANGE) => {}
+            read => {
+                buffer.truncate(read?);
+                return Ok(buffer);
+            }
+        }
+    }
+}
