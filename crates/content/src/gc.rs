@@ -49,6 +49,8 @@ pub struct GcOptions {
     pub unreferenced_layers: bool,
     /// Further layers to keep.
     pub keep_layers: HashSet<LayerId>,
+    /// Only these blobs may go; `None` for any.
+    pub only: Option<HashSet<Digest>>,
     /// Only says what would be removed.
     pub dry_run: bool,
 }
@@ -63,6 +65,7 @@ impl GcOptions {
             cache_unused_for: None,
             unreferenced_layers: false,
             keep_layers: HashSet::new(),
+            only: None,
             dry_run: false,
         }
     }
@@ -284,6 +287,9 @@ impl Collection<'_> {
         while let Some(row) = rows.next()? {
             let digest: Digest = parse("digest", &row.get::<_, String>(0)?)?;
             let size_bytes = from_sql(row.get(1)?);
+            if self.options.only.as_ref().is_some_and(|only| !only.contains(&digest)) {
+                continue;
+            }
             let mut reason: Option<String> = row.get(2)?;
             if reason.is_none() && self.named.contains(&digest) {
                 reason = Some("named".to_owned());

@@ -1,1 +1,45 @@
-//! Wires the solver, layers, snapshots, runner, registries and content into builds, exports and prunes.
+//! Wires the solver, layers, snapshots, runner, registries and content into builds,
+//! exports, transfers and runs.
+//!
+//! ```text
+//!  BuildRequest ──parse, lower──► Graph ──solve──► layers ──export──► store, registry, files
+//!                                   │
+//!                            BuildExecutor: sources, file operations, processes
+//! ```
+//!
+//! Every front door (the command line now) calls [`Engine`]. The engine reads nothing of
+//! the user's environment and prints nothing: what it is to know is in the request, what
+//! happens goes to a [`ProgressSink`].
+
+mod archive;
+mod build;
+mod container;
+mod context;
+mod engine;
+mod error;
+mod files;
+mod history;
+mod image;
+mod import;
+mod layer;
+mod layout;
+mod progress;
+mod remote;
+mod request;
+mod text;
+mod transfer;
+mod tree;
+
+pub use build::{BuildError, BuildOutcome, CommandFailed, Loaded as LoadedDockerfile};
+pub use container::{ContainerRequest, ContainerVolume};
+pub use engine::{ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Pruned, Removed};
+pub use error::{EngineError, ErrorClass};
+pub use image::{PlatformImage, StoredImage};
+pub use import::ImportRequest;
+pub use longshore_graph::{NetworkMode, Resources, Ulimit};
+pub use progress::{NoProgress, ProgressEvent, ProgressSink};
+pub use request::{
+    BuildRequest, ContextSpec, DockerfileSpec, Entitlements, GZIP_LEVEL_DEFAULT, LayerCompression, OutputKind,
+    OutputSpec, SecretSource, ZSTD_LEVEL_DEFAULT,
+};
+pub use transfer::Pulled;

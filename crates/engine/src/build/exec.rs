@@ -1,0 +1,374 @@
+//! Running a step's process: mounts, output, and what it changed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use longshore_graph::{Exec, Mount, MountKind, NetworkMode, Resources, SecretMount, SecurityMode, SshMount, Ulimit};
+use longshore_layers::{LayerIndex, TreeView, diff_upper};
+use longshore_runner::{
+    BindSource, Cancel, Ended, ExtraHost, Limits, MountSource, Network, ProcessIo, ProcessSpec, Rlimit, Rootfs,
+    Secret, Security, Stream,
+};
+use longshore_snapshot::{ActiveSnapshot, RootFs, Snapshotter as _, View};
+use longshore_solver::{BoxError, LogStream, StepContext};
+use tokio::task::spawn_blocking;
+
+use super::cache_mount::{CacheDirectories, HeldCache};
+use super::executor::BuildExecutor;
+use crate::SecretSource;
+use crate::layer::Layer;
+use crate::tree::Tree;
+
+/// The largest secret, bytes (BuildKit's limit).
+const SECRET_BYTES_MAX: u64 = 500 * 1024;
+
+/// A command ended with something else than success.
+#[derive(Clone, Debug)]
+pub struct CommandFailed {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// How it ended: an exit code, or 128 and a signal's number.
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// It used more memory than it may.
+    pub out_of_memory: bool,
+}
+
+impl fmt::Display for CommandFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {:?} did not complete successfully: exit code: {}", self.args.join(" "), self.code)?;
+        match (self.out_of_memory, self.signal) {
+            (true, _) => f.write_str(" (out of memory)"),
+            (false, Some(signal)) => write!(f, " (signal {signal})"),
+            (false, None) => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for CommandFailed {}
+
+/// What stays alive while the process runs.
+#[derive(Default)]
+struct Held {
+    writable: Vec<ActiveSnapshot>,
+    views: Vec<View>,
+    caches: Vec<HeldCache>,
+}
+
+/// The root of a step: what it stands on, and where its writes go.
+struct Root {
+    layers: Vec<Arc<Layer>>,
+    view: TreeView,
+    active: ActiveSnapshot,
+}
+
+/// Runs `op`; the trees of its outputs.
+pub(crate) async fn run(
+    executor: &BuildExecutor,
+    ctx: &StepContext,
+    op: &Exec,
+    inputs: &[Tree],
+) -> Result<Vec<Tree>, BoxError> {
+    check_entitlements(executor, op)?;
+    let root_mount = op.mounts.first().filter(|mount| mount.target == "/").ok_or("a step has no root")?;
+    let mut root = prepare(executor, root_mount, inputs).await?;
+    let mut held = Held::default();
+    let mut spec = specification(op, rootfs(root.active.rootfs()?))?;
+    for mount in &op.mounts[1..] {
+        add_mount(executor, ctx, &mut spec, &mut held, mount, inputs).await?;
+    }
+    process(executor, ctx, op, spec).await?;
+    drop(held);
+    let keeps_writes = root_mount.output.is_some();
+    let tree = if keeps_writes { commit(executor, root).await? } else { Tree::Layers(root.layers) };
+    let count = op.mounts.iter().filter_map(|mount| mount.output).max().map_or(1, |highest| highest + 1);
+    if count > 1 {
+        return Err("writable mounts that are kept beside the root are not supported".into());
+    }
+    Ok(vec![tree])
+}
+
+fn check_entitlements(executor: &BuildExecutor, op: &Exec) -> Result<(), BoxError> {
+    if op.security == SecurityMode::Insecure && !executor.entitlements.security_insecure {
+        return Err("security.insecure is not allowed: --allow security.insecure".into());
+    }
+    if op.network == NetworkMode::Host && !executor.entitlements.network_host {
+        return Err("network.host is not allowed: --allow network.host".into());
+    }
+    Ok(())
+}
+
+async fn prepare(executor: &BuildExecutor, mount: &Mount, inputs: &[Tree]) -> Result<Root, BoxError> {
+    let layers = match mount.input {
+        Some(at) => executor.as_layers(inputs.get(at).ok_or("a mount names an input that is not there")?).await?,
+        None => Vec::new(),
+    };
+    let store = executor.layers();
+    let parents = store.directories(&layers).await?;
+    let view = store.view(&layers).await?;
+    let snapshots = Arc::clone(store.snapshots());
+    let active = spawn_blocking(move || snapshots.prepare(&parents)).await??;
+    Ok(Root { layers, view, active })
+}
+
+fn rootfs(root: RootFs) -> Rootfs {
+    match root {
+        RootFs::Path(path) => Rootfs::Path(path),
+        RootFs::Mount(mount) => Rootfs::Mount(mount),
+    }
+}
+
+fn specification(op: &Exec, rootfs: Rootfs) -> Result<ProcessSpec, BoxError> {
+    let mut env: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut order: Vec<&str> = Vec::new();
+    let proxies = op.proxy_env.iter().map(|(name, value)| (name, value));
+    for (name, value) in proxies.chain(op.env.iter().map(|(name, value)| (name, value))) {
+        if env.insert(name, value).is_none() {
+            order.push(name);
+        }
+    }
+    let mut spec = ProcessSpec::new(rootfs, op.args.iter().map(String::as_str));
+    spec.env = order.iter().map(|name| format!("{name}={}", env[name])).collect();
+    spec.cwd.clone_from(&op.cwd);
+    spec.user.clone_from(&op.user);
+    spec.hostname.clone_from(&op.hostname);
+    spec.extra_hosts = extra_hosts(&op.extra_hosts)?;
+    spec.network = match op.network {
+        NetworkMode::None => Network::None,
+        NetworkMode::Default | NetworkMode::Host => Network::Host,
+    };
+    spec.security = match op.security {
+        SecurityMode::Sandbox => Security::Sandbox,
+        SecurityMode::Insecure => Security::Insecure,
+    };
+    spec.rlimits = op.ulimits.iter().map(rlimit).collect::<Result<_, _>>()?;
+    if let Some(bytes) = op.shm_size_bytes {
+        spec.shm_bytes = bytes;
+    }
+    spec.limits = limits(&op.resources);
+    Ok(spec)
+}
+
+/// Lines of a hosts file.
+pub(crate) fn extra_hosts(hosts: &[(String, String)]) -> Result<Vec<ExtraHost>, BoxError> {
+    let parse = |(name, address): &(String, String)| {
+        let parsed = address.parse().map_err(|error| format!("host `{name}`: `{address}`: {error}"))?;
+        Ok(ExtraHost { name: name.clone(), address: parsed })
+    };
+    hosts.iter().map(parse).collect()
+}
+
+/// A resource limit as the runner takes it.
+pub(crate) fn rlimit(limit: &Ulimit) -> Result<Rlimit, BoxError> {
+    let bound = |value: i64| u64::try_from(value).ok();
+    Ok(Rlimit { resource: limit.name.parse()?, soft: bound(limit.soft), hard: bound(limit.hard) })
+}
+
+fn limits(resources: &Resources) -> Limits {
+    let set = |text: &String| (!text.is_empty()).then(|| text.clone());
+    Limits {
+        memory_bytes: resources.memory_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+        memory_swap_bytes: resources.memory_swap_bytes,
+        cpu_quota_us: resources.cpu_quota_us,
+        cpu_period_us: resources.cpu_period_us,
+        cpu_shares: resources.cpu_shares,
+        cpuset_cpus: set(&resources.cpuset_cpus),
+        cpuset_mems: set(&resources.cpuset_mems),
+        pids_max: None,
+    }
+}
+
+async fn add_mount(
+    executor: &BuildExecutor,
+    ctx: &StepContext,
+    spec: &mut ProcessSpec,
+    held: &mut Held,
+    mount: &Mount,
+    inputs: &[Tree],
+) -> Result<(), BoxError> {
+    let source = match &mount.kind {
+        MountKind::Bind => Some(bind(executor, held, mount, inputs).await?),
+        MountKind::Cache { id, sharing, mode, owner } => {
+            let seed = match mount.input {
+                Some(at) => Some(executor.as_layers(inputs.get(at).ok_or("a mount names an input that is not there")?).await?),
+                None => None,
+            };
+            let caches = CacheDirectories::new(&executor.engine);
+            let cache = caches.hold(id, *sharing, *mode, *owner, seed, &ctx.cancel).await?;
+            let source = MountSource::Bind {
+                source: BindSource::Path(cache.path().to_owned()),
+                subpath: subpath(&mount.selector),
+                readonly: mount.readonly,
+                recursive: false,
+            };
+            held.caches.push(cache);
+            Some(source)
+        }
+        MountKind::Tmpfs { size_bytes } => Some(MountSource::Tmpfs { size_bytes: *size_bytes, mode: 0o1777 }),
+        MountKind::Secret(secret) => add_secret(executor, spec, secret).await?,
+        MountKind::Ssh(ssh) => add_ssh(executor, spec, ssh, &mount.target)?,
+    };
+    if let Some(source) = source {
+        spec.mounts.push(longshore_runner::Mount { target: mount.target.clone(), source });
+    }
+    Ok(())
+}
+
+fn subpath(selector: &str) -> Option<std::path::PathBuf> {
+    let clean = selector.trim_matches('/');
+    (!clean.is_empty()).then(|| clean.into())
+}
+
+/// An input's files: read-only as they are, else with writes that are dropped at the end.
+async fn bind(
+    executor: &BuildExecutor,
+    held: &mut Held,
+    mount: &Mount,
+    inputs: &[Tree],
+) -> Result<MountSource, BoxError> {
+    let store = executor.layers();
+    let layers = match mount.input.map(|at| inputs.get(at)) {
+        None => Vec::new(),
+        Some(None) => return Err("a mount names an input that is not there".into()),
+        // Of a context, only what is mounted is put on disk.
+        Some(Some(Tree::Local(local))) => {
+            let path = if mount.selector.is_empty() { "/" } else { &mount.selector };
+            vec![super::file::layer_of_context(store, local, path).await?]
+        }
+        Some(Some(Tree::Layers(layers))) => layers.clone(),
+    };
+    let parents = store.directories(&layers).await?;
+    let snapshots = Arc::clone(store.snapshots());
+    let root = if mount.readonly {
+        let view = spawn_blocking(move || snapshots.view(&parents)).await??;
+        let root = view.rootfs()?;
+        held.views.push(view);
+        root
+    } else {
+        let mut active = spawn_blocking(move || snapshots.prepare(&parents)).await??;
+        let root = active.rootfs()?;
+        held.writable.push(active);
+        root
+    };
+    let source = match root {
+        RootFs::Path(path) => BindSource::Path(path),
+        RootFs::Mount(fd) => BindSource::Mount(fd),
+    };
+    Ok(MountSource::Bind { source, subpath: subpath(&mount.selector), readonly: mount.readonly, recursive: false })
+}
+
+async fn add_secret(
+    executor: &BuildExecutor,
+    spec: &mut ProcessSpec,
+    secret: &SecretMount,
+) -> Result<Option<MountSource>, BoxError> {
+    let value = match executor.secrets.get(&secret.id) {
+        Some(SecretSource::Value(value)) => Some(value.clone()),
+        Some(SecretSource::File(path)) => {
+            let path = path.clone();
+            let read = spawn_blocking(move || {
+                crate::files::read_regular(&path, SECRET_BYTES_MAX).map_err(crate::EngineError::io("read", path))
+            });
+            Some(read.await??)
+        }
+        None => None,
+    };
+    let Some(value) = value else {
+        return if secret.required { Err(format!("secret {}: not found", secret.id).into()) } else { Ok(None) };
+    };
+    if let Some(name) = &secret.env {
+        let text = String::from_utf8(value.clone()).map_err(|_| format!("secret {}: not text", secret.id))?;
+        spec.env.push(format!("{name}={text}"));
+    }
+    let (uid, gid) = secret.owner;
+    Ok(secret.file.then_some(MountSource::File { contents: Secret(value), mode: secret.mode, uid, gid }))
+}
+
+fn add_ssh(
+    executor: &BuildExecutor,
+    spec: &mut ProcessSpec,
+    ssh: &SshMount,
+    target: &str,
+) -> Result<Option<MountSource>, BoxError> {
+    let Some(socket) = executor.ssh_agents.get(&ssh.id) else {
+        return if ssh.required { Err(format!("unset ssh forward key {}: --ssh {}", ssh.id, ssh.id).into()) } else { Ok(None) };
+    };
+    if !spec.env.iter().any(|pair| pair.starts_with("SSH_AUTH_SOCK=")) {
+        spec.env.push(format!("SSH_AUTH_SOCK={target}"));
+    }
+    Ok(Some(MountSource::Bind {
+        source: BindSource::Path(socket.clone()),
+        subpath: None,
+        readonly: false,
+        recursive: false,
+    }))
+}
+
+/// Runs the process, and waits until it and all that it started are gone.
+async fn process(executor: &BuildExecutor, ctx: &StepContext, op: &Exec, spec: ProcessSpec) -> Result<(), BoxError> {
+    let cancel = Cancel::new()?;
+    let (runner, step, killer) = (executor.engine.runner(), ctx.clone(), cancel.clone());
+    let io = ProcessIo::to_sink(move |stream, bytes| {
+        let stream = match stream {
+            Stream::Stdout => LogStream::Stdout,
+            Stream::Stderr => LogStream::Stderr,
+        };
+        step.log(stream, bytes);
+    });
+    let mut running = spawn_blocking(move || runner.run(spec, io, &cancel));
+    // Dropping this future kills the process too.
+    let _kill_on_drop = KillOnDrop(killer.clone());
+    let ended = tokio::select! {
+        ended = &mut running => ended?,
+        () = ctx.cancel.cancelled() => {
+            killer.cancel();
+            running.await?
+        }
+    };
+    let status = ended?;
+    for warning in &status.warnings {
+        ctx.warn(format!("{}: {}", warning.what, warning.why));
+    }
+    if status.success() {
+        return Ok(());
+    }
+    let signal = match status.ended {
+        Ended::Signal(signal) => Some(signal),
+        Ended::Code(_) => None,
+    };
+    let failed =
+        CommandFailed { args: op.args.clone(), code: status.docker_code(), signal, out_of_memory: status.oom };
+    Err(Box::new(failed))
+}
+
+struct KillOnDrop(Cancel);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Keeps what the process changed as a layer.
+async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> {
+    let Root { layers, view, active } = root;
+    let (store, epoch) = (Arc::clone(executor.layers()), executor.epoch);
+    spawn_blocking(move || {
+        let upper = std::fs::File::open(active.upper_path())?;
+        let mut changes = diff_upper(&upper, &view, crate::layer::OVERLAY)?;
+        super::clamp_times(&mut changes, epoch);
+        let index = LayerIndex::of_changes(&changes)?;
+        // The directory is kept under the layer's name; the named files stay where they are.
+        let layer = store.made(index.clone(), changes);
+        let id = layer.key.snapshot_id();
+        store.snapshots().commit(active, &id)?;
+        store.keep_index(&layer, &index)?;
+        store.keep_directory(&layer, &id)?;
+        let mut layers = layers;
+        layers.push(layer);
+        Ok::<_, BoxError>(Tree::Layers(layers))
+    })
+    .await?
+}

@@ -1,0 +1,262 @@
+//! Does what the vertices of a build graph say.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use longshore_graph::{ImageSource, LocalSource, Op, Selection, Source, Vertex, VertexId};
+use longshore_layers::context::OwnerPolicy;
+use longshore_oci::{Digest, Document, Platform, Reference};
+use longshore_solver::{BoxError, ContentDigest, Executor, Origin, PathDigest, ResourceClass, StepContext};
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+
+use super::select;
+use crate::context::LocalTree;
+use crate::image::{ImageStore, parse_config};
+use crate::layer::{Layer, LayerStore, RemoteBlob};
+use crate::tree::{RecordedLayer, Tree, identity};
+use crate::{Engine, EngineError, Entitlements, LayerCompression, SecretSource};
+
+/// A directory of the client's and what is left out of it.
+#[derive(Debug)]
+pub(crate) struct LocalDirectory {
+    pub(crate) path: PathBuf,
+    pub(crate) ignore: Option<longshore_dockerfile::ignore::Matcher>,
+    pub(crate) scanned: OnceCell<Arc<LocalTree>>,
+}
+
+/// The settings of one build that its steps need.
+#[derive(Debug)]
+pub(crate) struct BuildExecutor {
+    pub(crate) engine: Engine,
+    /// The client's directories by name.
+    pub(crate) locals: BTreeMap<String, LocalDirectory>,
+    /// The images that names were resolved to, by the platform's manifest.
+    pub(crate) images: Arc<Mutex<HashMap<Digest, ResolvedSource>>>,
+    pub(crate) secrets: BTreeMap<String, SecretSource>,
+    pub(crate) ssh_agents: BTreeMap<String, PathBuf>,
+    pub(crate) entitlements: Entitlements,
+    /// Vertices whose layers go into the result, and in which form: made as soon as they can be.
+    pub(crate) exported: HashMap<VertexId, LayerCompression>,
+    /// Times of new files are no later than this.
+    pub(crate) epoch: Option<Timestamp>,
+}
+
+/// Where an image's manifest came from.
+#[derive(Clone, Debug)]
+pub(crate) struct ResolvedSource {
+    /// The repository that its layers can be fetched from.
+    pub(crate) repository: Reference,
+    pub(crate) media_type: String,
+}
+
+impl BuildExecutor {
+    pub(crate) fn layers(&self) -> &Arc<LayerStore> {
+        self.engine.layers()
+    }
+
+    /// The scanned directory of a local source.
+    pub(crate) async fn local(&self, source: &LocalSource) -> Result<Arc<LocalTree>, EngineError> {
+        let directory = self
+            .locals
+            .get(&source.name)
+            .ok_or_else(|| EngineError::Invalid(format!("there is no context named `{}`", source.name)))?;
+        let scan = || async {
+            let (path, ignore) = (directory.path.clone(), directory.ignore.clone());
+            let cache = self.engine.cache_directory("contexts");
+            let scanned =
+                spawn_blocking(move || LocalTree::scan(&path, ignore.as_ref(), OwnerPolicy::Root, &cache)).await??;
+            Ok::<_, EngineError>(Arc::new(scanned))
+        };
+        directory.scanned.get_or_try_init(scan).await.cloned()
+    }
+
+    /// The layers of an image source, not fetched.
+    fn image(&self, source: &ImageSource) -> Result<Tree, EngineError> {
+        let name = source.reference.familiar();
+        let manifest = source.manifest.ok_or_else(|| EngineError::NoSuchImage(name.clone()))?;
+        let known = self.images.lock().unwrap_or_else(PoisonError::into_inner).get(&manifest).cloned();
+        let resolved = known.ok_or_else(|| EngineError::NoSuchImage(name.clone()))?;
+        let store = ImageStore::new(self.engine.root().clone());
+        let limit = longshore_oci::DOCUMENT_BYTES_MAX as u64;
+        let bytes = store.bytes(&name, "manifest", manifest, limit)?;
+        let Document::Manifest(manifest) = crate::image::parse_document(&name, &bytes, &resolved.media_type)? else {
+            return Err(EngineError::NoSuchImage(name));
+        };
+        let config = parse_config(&name, &store.bytes(&name, "configuration", manifest.config.digest, limit)?)?;
+        let created = config.created.as_deref().and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+        if manifest.layers.len() != config.rootfs.diff_ids.len() {
+            return Err(EngineError::LayerCount {
+                image: name,
+                layers: manifest.layers.len(),
+                diff_ids: config.rootfs.diff_ids.len(),
+            });
+        }
+        let remotes = manifest
+            .layers
+            .into_iter()
+            .map(|descriptor| RemoteBlob { repository: resolved.repository.clone(), descriptor });
+        Ok(Tree::Layers(self.layers().image_layers(&config.rootfs.diff_ids, created, remotes)))
+    }
+
+    async fn source(&self, source: &Source) -> Result<Tree, EngineError> {
+        match source {
+            Source::Scratch => Ok(Tree::empty()),
+            Source::Image(image) => self.image(image),
+            Source::Local(local) => Ok(Tree::Local(self.local(local).await?)),
+            Source::OciLayout(layout) => {
+                let image = ImageSource {
+                    reference: crate::layout::REFERENCE.parse().expect("a constant reference"),
+                    manifest: layout.manifest,
+                    platform: layout.platform.clone(),
+                };
+                self.image(&image)
+            }
+            Source::Http(http) => crate::remote::http(&self.engine, http).await,
+            Source::Git(git) => crate::remote::git(&self.engine, git).await,
+        }
+    }
+
+    /// The files of a tree as layers; a context's become one.
+    pub(crate) async fn as_layers(&self, tree: &Tree) -> Result<Vec<Arc<Layer>>, BoxError> {
+        match tree {
+            Tree::Layers(layers) => Ok(layers.clone()),
+            Tree::Local(local) => Ok(vec![super::file::layer_of_context(self.layers(), local, "/").await?]),
+        }
+    }
+
+    async fn run(&self, ctx: &StepContext, vertex: &Vertex, inputs: &[Tree]) -> Result<Vec<Tree>, BoxError> {
+        match &vertex.op {
+            Op::Source(source) => Ok(vec![self.source(source).await?]),
+            Op::File(op) => Ok(vec![super::file::run(self, op, inputs).await?]),
+            Op::Exec(op) => super::exec::run(self, ctx, op, inputs).await,
+            Op::Merge => {
+                let mut layers = Vec::new();
+                for input in inputs {
+                    layers.extend(self.as_layers(input).await?);
+                }
+                Ok(vec![Tree::Layers(layers)])
+            }
+            Op::Diff => Ok(vec![super::file::difference(inputs)?]),
+        }
+    }
+
+    /// Begins to write the blobs of a result that will be exported, beside the next steps.
+    fn begin_export(&self, vertex: VertexId, outputs: &[Tree]) {
+        let Some(form) = self.exported.get(&vertex).copied() else { return };
+        let Some(Tree::Layers(layers)) = outputs.first() else { return };
+        if let Some(layer) = layers.last().cloned() {
+            let store = Arc::clone(self.layers());
+            // A failure shows again, and is reported, when the export asks for the blob.
+            tokio::spawn(async move { store.blob(&layer, form, false).await.map(|_| ()) });
+        }
+    }
+}
+
+#[async_trait]
+impl Executor for BuildExecutor {
+    type Tree = Tree;
+
+    async fn pin(&self, _ctx: &StepContext, source: &Source, selection: &Selection) -> Result<ContentDigest, BoxError> {
+        let name = match source {
+            Source::Scratch => "scratch".to_owned(),
+            Source::Local(local) => {
+                let tree = self.local(local).await?;
+                return select::digest_of_context(tree, selection.clone()).await;
+            }
+            Source::Image(_) | Source::OciLayout(_) => {
+                let layers = self.as_layers(&self.source(source).await?).await?;
+                return Ok(identity(&layers));
+            }
+            Source::Http(http) => crate::remote::pin_http(&self.engine, http).await?,
+            Source::Git(git) => crate::remote::pin_git(&self.engine, git).await?,
+        };
+        Ok(blake3::Hash::from(blake3::derive_key("longshore source 1", name.as_bytes())).into())
+    }
+
+    async fn execute(&self, ctx: &StepContext, vertex: &Vertex, inputs: &[Tree]) -> Result<Vec<Tree>, BoxError> {
+        let outputs = self.run(ctx, vertex, inputs).await?;
+        self.begin_export(ctx.vertex, &outputs);
+        Ok(outputs)
+    }
+
+    async fn digest_of(&self, _ctx: &StepContext, tree: &Tree, selection: &Selection) -> Result<ContentDigest, BoxError> {
+        match (tree, selection) {
+            (Tree::Layers(layers), Selection::Identity) => Ok(identity(layers)),
+            (Tree::Layers(layers), Selection::Content(_)) => {
+                let view = self.layers().view(layers).await?;
+                select::digest_of_view(view, selection.clone()).await
+            }
+            (Tree::Local(local), _) => select::digest_of_context(Arc::clone(local), selection.clone()).await,
+        }
+    }
+
+    async fn describe(&self, _ctx: &StepContext, tree: &Tree, selection: &Selection) -> Vec<PathDigest> {
+        match tree {
+            Tree::Local(local) => select::describe_context(Arc::clone(local), selection.clone()).await,
+            Tree::Layers(_) => Vec::new(),
+        }
+    }
+
+    async fn encode(&self, _ctx: &StepContext, tree: &Tree) -> Result<Option<Vec<u8>>, BoxError> {
+        let Tree::Layers(layers) = tree else { return Ok(None) };
+        let recorded: Vec<RecordedLayer> = layers
+            .iter()
+            .map(|layer| RecordedLayer {
+                key: layer.key.into(),
+                created_s: layer.created.as_second(),
+                remote: layer.remote(),
+            })
+            .collect();
+        Ok(Some(serde_json::to_vec(&recorded)?))
+    }
+
+    async fn restore(&self, ctx: &StepContext, encoded: &[u8], _origin: &Origin) -> Result<Option<Tree>, BoxError> {
+        let recorded: Vec<RecordedLayer> = serde_json::from_slice(encoded)?;
+        let store = Arc::clone(self.layers());
+        let layers = spawn_blocking(move || {
+            let mut layers = Vec::with_capacity(recorded.len());
+            for record in recorded {
+                let created = Timestamp::from_second(record.created_s).unwrap_or(Timestamp::UNIX_EPOCH);
+                let layer = store.recorded(record.key.into(), created);
+                if let Some(remote) = record.remote {
+                    layer.set_remote(remote);
+                }
+                if !store.is_available(&layer)? {
+                    return Ok::<_, EngineError>(None);
+                }
+                layers.push(layer);
+            }
+            Ok(Some(layers))
+        });
+        let Some(layers) = layers.await?? else { return Ok(None) };
+        let tree = Tree::Layers(layers);
+        self.begin_export(ctx.vertex, std::slice::from_ref(&tree));
+        Ok(Some(tree))
+    }
+
+    fn class(&self, vertex: &Vertex) -> ResourceClass {
+        match &vertex.op {
+            Op::Exec(_) => ResourceClass::Run,
+            Op::File(_) | Op::Diff => ResourceClass::Cpu,
+            Op::Source(Source::Git(_) | Source::Http(_)) => ResourceClass::Network,
+            Op::Source(_) | Op::Merge => ResourceClass::None,
+        }
+    }
+
+    fn key_extras(&self, vertex: &Vertex) -> Vec<(String, String)> {
+        match (&vertex.op, self.epoch) {
+            // New files' times are cut off at the epoch, so they are part of what is made.
+            (Op::Exec(_) | Op::File(_), Some(epoch)) => vec![("epoch".to_owned(), epoch.as_second().to_string())],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Images that a build resolves for its platform, shared with the executor.
+pub(crate) fn platform_of(requested: &[Platform]) -> Platform {
+    requested.first().cloned().unwrap_or_else(Platform::host)
+}

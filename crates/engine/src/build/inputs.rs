@@ -1,0 +1,214 @@
+//! Finds a build's Dockerfile, contexts and ignore files.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use longshore_dockerfile::TEXT_BYTES_MAX;
+use longshore_dockerfile::ignore::Matcher;
+use longshore_frontend::{
+    BuildOptions, ContextSource, ImageResolveMode, MainContext, NamedContext, NoCache,
+};
+use longshore_layers::{
+    DecompressLimits, Decompressor, Devices, DirectoryForm, DirectoryOptions, NoLowerLayers, Ownership, TarLimits, unpack,
+};
+use longshore_oci::Platform;
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+
+use super::executor::LocalDirectory;
+use crate::context::ignore_patterns;
+use crate::files::read_regular;
+use crate::{BuildRequest, ContextSpec, DockerfileSpec, Engine, EngineError};
+
+/// The name of the main context among the client's directories.
+const CONTEXT: &str = "context";
+const DOCKERFILE: &str = "Dockerfile";
+
+/// What a build reads.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    /// The Dockerfile's bytes, as they are.
+    pub(super) dockerfile: Vec<u8>,
+    /// Its name for messages.
+    pub(super) dockerfile_name: String,
+    /// The client's directories by name.
+    pub(super) locals: BTreeMap<String, LocalDirectory>,
+    main: ContextSource,
+    named: Vec<(String, NamedContext)>,
+    ignore: Option<Matcher>,
+    /// Where an archive was unpacked; removed with the build.
+    _unpacked: Option<tempfile::TempDir>,
+}
+
+impl Inputs {
+    /// Reads the Dockerfile and the ignore files; scans nothing yet.
+    pub(super) async fn read(engine: &Engine, request: &BuildRequest) -> Result<Self, EngineError> {
+        let (engine, request) = (engine.clone(), request.clone());
+        spawn_blocking(move || Self::read_now(&engine, &request)).await?
+    }
+
+    fn read_now(engine: &Engine, request: &BuildRequest) -> Result<Self, EngineError> {
+        let mut unpacked = None;
+        let directory = match &request.context {
+            ContextSpec::Empty => None,
+            ContextSpec::Directory(path) => Some(path.clone()),
+            ContextSpec::Archive(path) => {
+                let folder = unpack_archive(engine, path)?;
+                let root = folder.path().to_owned();
+                unpacked = Some(folder);
+                Some(root)
+            }
+            other => return Err(unsupported_context(other)),
+        };
+        let (dockerfile, dockerfile_name, dockerfile_path) = read_dockerfile(request, directory.as_deref())?;
+        let mut locals = BTreeMap::new();
+        let mut ignore = None;
+        let mut main = ContextSource::Empty;
+        if let Some(directory) = directory {
+            let meta = std::fs::metadata(&directory).map_err(EngineError::io("open the context", &directory))?;
+            if !meta.is_dir() {
+                return Err(EngineError::Invalid(format!("context `{}` is not a directory", directory.display())));
+            }
+            // An archive comes as it is: ignore files are for directories.
+            if unpacked.is_none() {
+                ignore = ignore_patterns(Some(&directory), dockerfile_path.as_deref())?.map(|(_, matcher)| matcher);
+            }
+            locals.insert(CONTEXT.to_owned(), local(directory, ignore.clone()));
+            main = ContextSource::Local { name: CONTEXT.to_owned() };
+        }
+        let named = named_contexts(request, &mut locals)?;
+        Ok(Self { dockerfile, dockerfile_name, locals, main, named, ignore, _unpacked: unpacked })
+    }
+
+    /// The frontend's options for a request.
+    pub(super) fn options(&self, request: &BuildRequest) -> Result<BuildOptions, EngineError> {
+        let no_cache = match (request.no_cache, request.no_cache_filter.is_empty()) {
+            (true, _) => NoCache::All,
+            (false, false) => NoCache::Stages(request.no_cache_filter.clone()),
+            (false, true) => NoCache::Nothing,
+        };
+        Ok(BuildOptions {
+            target: request.target.clone(),
+            build_args: request.build_args.clone().into_iter().collect(),
+            platforms: request.platforms.clone(),
+            labels: request.labels.clone().into_iter().collect(),
+            named_contexts: self.named.clone(),
+            main_context: MainContext::of(self.main.clone()),
+            no_cache,
+            network: request.network,
+            add_hosts: request.extra_hosts.clone(),
+            shm_size_bytes: request.shm_size_bytes,
+            ulimits: request.ulimits.clone(),
+            resources: request.resources.clone(),
+            cgroup_parent: request.cgroup_parent.clone(),
+            image_resolve: if request.pull { ImageResolveMode::ForcePull } else { ImageResolveMode::PreferLocal },
+            ignore: self.ignore.clone(),
+            ..BuildOptions::new(Platform::host())
+        })
+    }
+}
+
+fn local(path: PathBuf, ignore: Option<Matcher>) -> LocalDirectory {
+    LocalDirectory { path, ignore, scanned: OnceCell::new() }
+}
+
+fn unsupported_context(context: &ContextSpec) -> EngineError {
+    let (what, name) = match context {
+        ContextSpec::Git(url) => ("a git repository", url.clone()),
+        ContextSpec::Http(url) => ("a URL", url.clone()),
+        ContextSpec::Image(reference) => ("an image", reference.familiar()),
+        ContextSpec::OciLayout(path) => ("an OCI layout", path.clone()),
+        other => ("this", format!("{other:?}")),
+    };
+    EngineError::Invalid(format!("`{name}`: {what} as the build's context is not supported yet"))
+}
+
+/// The Dockerfile's bytes, its name for messages, and its path where it is a file.
+fn read_dockerfile(
+    request: &BuildRequest,
+    directory: Option<&Path>,
+) -> Result<(Vec<u8>, String, Option<PathBuf>), EngineError> {
+    let limit = TEXT_BYTES_MAX as u64;
+    let read = |path: &Path| read_regular(path, limit).map_err(EngineError::io("read", path));
+    match &request.dockerfile {
+        DockerfileSpec::Text(bytes) => Ok((bytes.clone(), "-".to_owned(), None)),
+        DockerfileSpec::File(path) => Ok((read(path)?, path.display().to_string(), Some(path.clone()))),
+        DockerfileSpec::InContext(name) => {
+            let Some(directory) = directory else {
+                return Err(EngineError::Invalid("there is neither a context nor a Dockerfile".to_owned()));
+            };
+            let mut path = directory.join(name);
+            // BuildKit falls back to the lower-case name.
+            if name == DOCKERFILE && !path.exists() && directory.join("dockerfile").exists() {
+                path = directory.join("dockerfile");
+            }
+            let shown = path.file_name().map_or_else(|| name.clone(), |name| name.to_string_lossy().into_owned());
+            Ok((read(&path)?, shown, Some(path)))
+        }
+    }
+}
+
+fn named_contexts(
+    request: &BuildRequest,
+    locals: &mut BTreeMap<String, LocalDirectory>,
+) -> Result<Vec<(String, NamedContext)>, EngineError> {
+    let mut named = Vec::new();
+    for (name, spec) in &request.named_contexts {
+        let context = match spec {
+            ContextSpec::Image(reference) => NamedContext::Image(reference.to_string()),
+            ContextSpec::Git(url) => NamedContext::Git(url.clone()),
+            ContextSpec::Http(url) => NamedContext::Http(url.clone()),
+            ContextSpec::OciLayout(place) => {
+                let (directory, reference) = split_layout(place);
+                NamedContext::OciLayout { directory, reference }
+            }
+            ContextSpec::Directory(path) => {
+                let key = format!("context:{name}");
+                // A named context's own ignore file alone counts for it.
+                let ignore = ignore_patterns(Some(path), None)?.map(|(_, matcher)| matcher);
+                locals.insert(key.clone(), local(path.clone(), ignore));
+                NamedContext::Local(key)
+            }
+            other => return Err(unsupported_context(other)),
+        };
+        named.push((name.clone(), context));
+    }
+    Ok(named)
+}
+
+/// `DIR[:tag][@digest]`.
+fn split_layout(place: &str) -> (String, String) {
+    if let Some((directory, digest)) = place.split_once('@') {
+        let directory = directory.rsplit_once(':').map_or(directory, |(directory, _)| directory);
+        return (directory.to_owned(), digest.to_owned());
+    }
+    match place.rsplit_once(':') {
+        Some((directory, tag)) if !tag.contains('/') => (directory.to_owned(), tag.to_owned()),
+        _ => (place.to_owned(), String::new()),
+    }
+}
+
+/// Unpacks a context archive; its owner's files, none of its devices.
+fn unpack_archive(engine: &Engine, path: &Path) -> Result<tempfile::TempDir, EngineError> {
+    let failed = || path.display().to_string();
+    let mut file = std::fs::File::open(path).map_err(EngineError::io("open the context", path))?;
+    let folder = tempfile::Builder::new()
+        .prefix("context-")
+        .tempdir_in(engine.root().tmp_dir())
+        .map_err(EngineError::io("make a directory below", engine.root().tmp_dir()))?;
+    let mut magic = [0; 1];
+    let count = file.read(&mut magic).map_err(EngineError::io("read", path))?;
+    if count == 0 {
+        return Err(EngineError::Invalid(format!("context `{}` is empty", path.display())));
+    }
+    drop(file);
+    let file = std::fs::File::open(path).map_err(EngineError::io("open the context", path))?;
+    let input = Decompressor::new(file, DecompressLimits::LAYER).map_err(EngineError::layer(failed()))?;
+    let mut options = DirectoryOptions::new(DirectoryForm::Merged);
+    options.ownership = Ownership::Ignore;
+    options.devices = Devices::Skip;
+    let directory = std::fs::File::open(folder.path()).map_err(EngineError::io("open", folder.path()))?;
+    unpack(input, &directory, &options, TarLimits::LAYER, &NoLowerLayers).map_err(EngineError::layer(failed()))?;
+    Ok(folder)
+}

@@ -1,0 +1,371 @@
+//! A build, from the request to its outputs.
+
+mod assemble;
+mod cache;
+mod cache_mount;
+mod content;
+mod exec;
+mod executor;
+mod export;
+mod file;
+mod inputs;
+mod locks;
+mod resolver;
+mod select;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use longshore_dockerfile::diagnostic::Diagnostic;
+use longshore_dockerfile::{Parsed, parse_bytes};
+use longshore_frontend::{BuildOptions, CheckReport, LowerError, Lowered, Outline, Problem, Targets};
+use longshore_graph::{Graph, Input, Op, VertexId};
+use longshore_layers::Change;
+use longshore_oci::Descriptor;
+use longshore_solver::{CacheTiers, EventSink, Limits, SolveError, SolveRequest, Solver};
+use tokio_util::sync::CancellationToken;
+
+pub use exec::CommandFailed;
+pub(crate) use assemble::{ImageLayer, assemble};
+
+use self::executor::BuildExecutor;
+use self::export::{Exporter, PlatformResult};
+use self::inputs::Inputs;
+use self::resolver::Resolver;
+use crate::progress::{GraphEvents, ProgressSink};
+use crate::tree::Tree;
+use crate::{BuildRequest, Engine, EngineError, LayerCompression, OutputKind};
+
+pub(crate) use exec::{extra_hosts, rlimit};
+
+/// How long what a build brought is kept for it, without a sign of life.
+const LEASE: Duration = Duration::from_secs(6 * 3600);
+
+/// A Dockerfile that was read.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Its name for messages.
+    pub name: String,
+    /// What it says.
+    pub parsed: Parsed,
+}
+
+/// What a build made.
+#[derive(Clone, Debug)]
+pub struct BuildOutcome {
+    /// The image's manifest or index, where an output made one.
+    pub image: Option<Descriptor>,
+    /// The image's configuration, of a single platform.
+    pub config: Option<Descriptor>,
+    /// What the Dockerfile might want to change.
+    pub warnings: Vec<Diagnostic>,
+    /// The Dockerfile, to show the warnings in.
+    pub dockerfile: Arc<Loaded>,
+}
+
+/// Why a build failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The Dockerfile is wrong: all that is wrong with its text.
+    Dockerfile {
+        /// The Dockerfile.
+        dockerfile: Arc<Loaded>,
+        /// The errors, in order.
+        errors: Vec<Diagnostic>,
+    },
+    /// The Dockerfile cannot be built as it was asked for.
+    Lower {
+        /// The Dockerfile.
+        dockerfile: Arc<Loaded>,
+        /// Why not, and where.
+        error: Box<LowerError>,
+    },
+    /// A step failed.
+    Step {
+        /// The Dockerfile.
+        dockerfile: Arc<Loaded>,
+        /// The step's first and last line.
+        lines: Option<(u32, u32)>,
+        /// The step's display name.
+        name: String,
+        /// Why.
+        error: SolveError,
+    },
+    /// Something else failed.
+    Engine(EngineError),
+    /// It was asked to stop.
+    Canceled,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dockerfile { errors, .. } => match errors.first() {
+                Some(first) => f.write_str(&first.buildkit_text()),
+                None => f.write_str("the Dockerfile has errors"),
+            },
+            Self::Lower { error, .. } => write!(f, "{error}"),
+            Self::Step { error, .. } => write!(f, "{error}"),
+            Self::Engine(error) => write!(f, "{error}"),
+            Self::Canceled => f.write_str("the build was canceled"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Lower { error, .. } => Some(error),
+            Self::Step { error, .. } => std::error::Error::source(error),
+            Self::Engine(error) => Some(error),
+            Self::Dockerfile { .. } | Self::Canceled => None,
+        }
+    }
+}
+
+impl<E: Into<EngineError>> From<E> for BuildError {
+    fn from(error: E) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl BuildError {
+    /// The command that failed, where that is why.
+    pub fn command(&self) -> Option<&CommandFailed> {
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            if let Some(failed) = error.downcast_ref::<CommandFailed>() {
+                return Some(failed);
+            }
+            source = error.source();
+        }
+        None
+    }
+}
+
+/// A build that was read and whose names can be looked up.
+struct Prepared {
+    inputs: Inputs,
+    options: BuildOptions,
+    dockerfile: Arc<Loaded>,
+    resolver: Resolver,
+}
+
+impl Engine {
+    /// Builds what `request` says and sends it where it says.
+    ///
+    /// # Errors
+    /// See [`BuildError`]; no name is given and no file appears then.
+    pub async fn build(
+        &self,
+        request: &BuildRequest,
+        progress: Arc<dyn ProgressSink>,
+        cancel: CancellationToken,
+    ) -> Result<BuildOutcome, BuildError> {
+        let prepared = self.prepare(request, &progress).await?;
+        let Prepared { inputs, options, dockerfile, resolver } = prepared;
+        if dockerfile.parsed.has_errors() {
+            let errors = dockerfile.parsed.errors().cloned().collect();
+            return Err(BuildError::Dockerfile { dockerfile, errors });
+        }
+        let lowered = tokio::select! {
+            lowered = longshore_frontend::lower(&dockerfile.parsed, &options, &resolver) => lowered,
+            () = cancel.cancelled() => return Err(BuildError::Canceled),
+        };
+        let lowered = lowered.map_err(|error| lower_error(&dockerfile, error))?;
+        let lease = Arc::clone(&resolver.lease);
+        let images = Arc::clone(&resolver.found);
+        let executor = Arc::new(BuildExecutor {
+            engine: self.clone(),
+            exported: exported_vertices(&lowered, request),
+            epoch: lowered.platforms.iter().find_map(|platform| platform.epoch).and_then(|s| Timestamp::from_second(s).ok()),
+            locals: inputs.locals,
+            images,
+            secrets: request.secrets.clone(),
+            ssh_agents: request.ssh_agents.clone(),
+            entitlements: request.entitlements,
+        });
+        let trees = self.solve(&dockerfile, &lowered, &executor, request.jobs, &progress, cancel).await;
+        for local in executor.locals.values() {
+            if let Some(tree) = local.scanned.get() {
+                tree.remember();
+            }
+        }
+        let mut results = Vec::new();
+        for (platform, tree) in lowered.platforms.into_iter().zip(trees?) {
+            let layers = executor.as_layers(&tree).await.map_err(|source| EngineError::Layer { layer: "result".to_owned(), source })?;
+            results.push(PlatformResult { lowered: platform, layers });
+        }
+        let exporter = Exporter {
+            engine: self,
+            results: &results,
+            multi_platform: lowered.multi_platform,
+            tags: &request.tags,
+            annotations: &request.annotations,
+            progress: &*progress,
+            lease: &lease,
+        };
+        let mut outcome =
+            BuildOutcome { image: None, config: None, warnings: lowered.diagnostics, dockerfile: Arc::clone(&dockerfile) };
+        for output in &request.outputs {
+            if let Some(exported) = exporter.export(output).await? {
+                outcome.image = Some(exported.descriptor);
+                outcome.config = exported.config;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Checks the Dockerfile and builds nothing.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn check(
+        &self,
+        request: &BuildRequest,
+        progress: Arc<dyn ProgressSink>,
+    ) -> Result<(Arc<Loaded>, CheckReport), BuildError> {
+        let prepared = self.prepare(request, &progress).await?;
+        let report =
+            longshore_frontend::check(&prepared.dockerfile.parsed, &prepared.options, &prepared.resolver).await;
+        Ok((prepared.dockerfile, report))
+    }
+
+    /// What the target can be given.
+    ///
+    /// # Errors
+    /// When the Dockerfile cannot be read or is wrong.
+    pub async fn outline(
+        &self,
+        request: &BuildRequest,
+        progress: Arc<dyn ProgressSink>,
+    ) -> Result<Outline, BuildError> {
+        let prepared = self.prepare(request, &progress).await?;
+        longshore_frontend::outline(&prepared.dockerfile.parsed, &prepared.options, &prepared.resolver)
+            .await
+            .map_err(|error| lower_error(&prepared.dockerfile, error))
+    }
+
+    /// Which targets there are.
+    ///
+    /// # Errors
+    /// When the Dockerfile cannot be read or is wrong.
+    pub async fn targets(
+        &self,
+        request: &BuildRequest,
+        progress: Arc<dyn ProgressSink>,
+    ) -> Result<Targets, BuildError> {
+        let prepared = self.prepare(request, &progress).await?;
+        longshore_frontend::targets(&prepared.dockerfile.parsed)
+            .map_err(|error| lower_error(&prepared.dockerfile, error))
+    }
+
+    async fn prepare(&self, request: &BuildRequest, progress: &Arc<dyn ProgressSink>) -> Result<Prepared, BuildError> {
+        let inputs = Inputs::read(self, request).await?;
+        let dockerfile =
+            Arc::new(Loaded { name: inputs.dockerfile_name.clone(), parsed: parse_bytes(&inputs.dockerfile) });
+        let lease = Arc::new(self.root().leases().start("build", LEASE));
+        let resolver = Resolver {
+            engine: self.clone(),
+            found: Arc::new(Mutex::new(HashMap::new())),
+            lease,
+            progress: Arc::clone(progress),
+        };
+        let options = inputs.options(request)?;
+        Ok(Prepared { inputs, options, dockerfile, resolver })
+    }
+
+    async fn solve(
+        &self,
+        dockerfile: &Arc<Loaded>,
+        lowered: &Lowered,
+        executor: &Arc<BuildExecutor>,
+        jobs: usize,
+        progress: &Arc<dyn ProgressSink>,
+        cancel: CancellationToken,
+    ) -> Result<Vec<Tree>, BuildError> {
+        let graph = Arc::new(lowered.graph.clone());
+        let events: Arc<dyn EventSink> = Arc::new(GraphEvents::new(Arc::clone(progress), &graph));
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cache = CacheTiers::local(Arc::new(cache::StoredCache::new(self.root().clone())));
+        let locks = Arc::new(locks::FileLocks::new(self.cache_directory("flights")));
+        let solver: Solver<Tree> = Solver::new(cache, locks, Limits::new(jobs, processors));
+        let targets = lowered.platforms.iter().map(|platform| Input::first(platform.target)).collect();
+        let solved = solver.solve(SolveRequest {
+            executor: Arc::clone(executor) as Arc<dyn longshore_solver::Executor<Tree = Tree>>,
+            graph: Arc::clone(&graph),
+            targets,
+            scope: dockerfile.name.clone(),
+            events,
+            cancel,
+        });
+        solved.await.map_err(|error| match error {
+            SolveError::Canceled => BuildError::Canceled,
+            error => {
+                let vertex = error.vertex().map(|id| graph.vertex(id));
+                BuildError::Step {
+                    dockerfile: Arc::clone(dockerfile),
+                    lines: vertex.and_then(|vertex| vertex.meta.lines),
+                    name: vertex.map(|vertex| vertex.meta.name.clone()).unwrap_or_default(),
+                    error,
+                }
+            }
+        })
+    }
+}
+
+fn lower_error(dockerfile: &Arc<Loaded>, error: LowerError) -> BuildError {
+    let dockerfile = Arc::clone(dockerfile);
+    if let Problem::Syntax(_) = *error.problem {
+        let errors = dockerfile.parsed.errors().cloned().collect();
+        return BuildError::Dockerfile { dockerfile, errors };
+    }
+    BuildError::Lower { dockerfile, error: Box::new(error) }
+}
+
+/// The vertices whose layers end in an output as blobs, and in which form.
+fn exported_vertices(lowered: &Lowered, request: &BuildRequest) -> HashMap<VertexId, LayerCompression> {
+    let wants_blobs = |kind: OutputKind| matches!(kind, OutputKind::Image | OutputKind::Oci | OutputKind::Docker);
+    let Some(output) = request.outputs.iter().find(|output| wants_blobs(output.kind)) else {
+        return HashMap::new();
+    };
+    let mut exported = HashMap::new();
+    let mut open: Vec<VertexId> = lowered.platforms.iter().map(|platform| platform.target).collect();
+    while let Some(id) = open.pop() {
+        if exported.insert(id, output.compression).is_none() {
+            open.extend(layers_below(&lowered.graph, id));
+        }
+    }
+    exported
+}
+
+/// The vertices whose layers a vertex's result contains.
+fn layers_below(graph: &Graph, id: VertexId) -> Vec<VertexId> {
+    let vertex = graph.vertex(id);
+    match &vertex.op {
+        Op::Source(_) | Op::Diff => Vec::new(),
+        Op::Merge => vertex.inputs.iter().map(|input| input.vertex).collect(),
+        Op::Exec(exec) => {
+            let root = exec.mounts.iter().find(|mount| mount.target == "/").and_then(|mount| mount.input);
+            root.and_then(|at| vertex.inputs.get(at)).map(|input| input.vertex).into_iter().collect()
+        }
+        Op::File(file) => {
+            let base = file::base_input(file);
+            base.and_then(|at| vertex.inputs.get(at)).map(|input| input.vertex).into_iter().collect()
+        }
+    }
+}
+
+/// Cuts the times of what a step made off at the epoch, if there is one.
+fn clamp_times(changes: &mut [Change], epoch: Option<Timestamp>) {
+    let Some(epoch) = epoch else { return };
+    let latest = longshore_layers::Timestamp { seconds: epoch.as_second(), nanoseconds: 0 };
+    for change in changes {
+        let mtime = &mut change.entry.metadata.mtime;
+        *mtime = (*mtime).min(latest);
+    }
+}

@@ -1,0 +1,122 @@
+//! Finds what image names in a Dockerfile stand for: in the local store, else in a registry.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use longshore_frontend::{ImageResolveMode, ImageResolver, ResolveError, ResolvedImage};
+use longshore_graph::{OciLayoutSource, Source};
+use longshore_oci::{Descriptor, Digest, Platform, Reference};
+use tokio::task::spawn_blocking;
+
+use super::executor::ResolvedSource;
+use crate::image::{ImageStore, PlatformImage, parse_config};
+use crate::progress::{ProgressEvent, ProgressSink};
+use crate::{Engine, EngineError};
+
+/// Resolves names for one build, and remembers where what it found came from.
+pub(crate) struct Resolver {
+    pub(crate) engine: Engine,
+    pub(crate) found: Arc<Mutex<HashMap<Digest, ResolvedSource>>>,
+    pub(crate) lease: Arc<longshore_content::Lease>,
+    pub(crate) progress: Arc<dyn ProgressSink>,
+}
+
+impl Resolver {
+    fn remember(&self, descriptor: &Descriptor, repository: &Reference) -> Result<(), EngineError> {
+        self.lease.add_blobs([&descriptor.digest])?;
+        let source =
+            ResolvedSource { repository: repository.without_version(), media_type: descriptor.media_type.clone() };
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(descriptor.digest, source);
+        Ok(())
+    }
+
+    /// The image of this name in the local store, if it runs on `platform` and all of it is here.
+    async fn local(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Option<(Digest, PlatformImage)>, EngineError> {
+        let (store, root) = (ImageStore::new(self.engine.root().clone()), self.engine.root().clone());
+        let (reference, platform) = (reference.clone(), platform.clone());
+        spawn_blocking(move || {
+            let Some(image) = store.by_reference(&reference)? else { return Ok(None) };
+            match store.read(&image, &platform) {
+                Ok(found) if found.config.platform().runs_on(&platform) => {
+                    for layer in &found.manifest.layers {
+                        if root.blobs().info(&layer.digest)?.is_none() {
+                            return Ok(None);
+                        }
+                    }
+                    Ok(Some((image.descriptor.digest, found)))
+                }
+                Ok(_) | Err(EngineError::NoPlatform { .. } | EngineError::Missing { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await?
+    }
+
+    async fn remote(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, EngineError> {
+        let name = reference.familiar();
+        self.progress.emit(ProgressEvent::Note(format!("resolving {name} for {platform}")));
+        let engine = &self.engine;
+        let resolved = crate::transfer::resolve(engine.root(), engine.registry(), reference, platform).await?;
+        self.remember(&resolved.descriptor, reference)?;
+        let store = ImageStore::new(engine.root().clone());
+        let limit = longshore_oci::DOCUMENT_BYTES_MAX as u64;
+        let bytes = store.bytes(&name, "configuration", resolved.manifest.config.digest, limit)?;
+        Ok(ResolvedImage {
+            reference: reference.clone(),
+            digest: Some(resolved.top.digest),
+            manifest: Some(resolved.descriptor.digest),
+            config: parse_config(&name, &bytes)?,
+        })
+    }
+}
+
+#[async_trait]
+impl ImageResolver for Resolver {
+    async fn resolve(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        mode: ImageResolveMode,
+    ) -> Result<ResolvedImage, ResolveError> {
+        if mode != ImageResolveMode::ForcePull
+            && let Some((top, image)) = self.local(reference, platform).await?
+        {
+            self.remember(&image.descriptor, reference)?;
+            return Ok(ResolvedImage {
+                reference: reference.clone(),
+                digest: Some(top),
+                manifest: Some(image.descriptor.digest),
+                config: image.config,
+            });
+        }
+        Ok(self.remote(reference, platform).await?)
+    }
+
+    async fn resolve_layout(&self, source: &OciLayoutSource) -> Result<ResolvedImage, ResolveError> {
+        let (root, source) = (self.engine.root().clone(), source.clone());
+        let platform = source.platform.clone();
+        let found = spawn_blocking(move || {
+            let directory = Path::new(&source.directory);
+            crate::layout::take(&root, directory, &source.reference, &platform)
+        });
+        let (top, image) = found.await??;
+        let reference: Reference = crate::layout::REFERENCE.parse()?;
+        self.remember(&image.descriptor, &reference)?;
+        Ok(ResolvedImage {
+            reference,
+            digest: Some(top),
+            manifest: Some(image.descriptor.digest),
+            config: image.config,
+        })
+    }
+
+    async fn source_time(&self, source: &Source) -> Result<Option<i64>, ResolveError> {
+        Ok(crate::remote::source_time(&self.engine, source).await?)
+    }
+}

@@ -1,0 +1,207 @@
+//! Runs a command in a container made from an image: in the foreground, gone afterwards.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use longshore_graph::Ulimit;
+use longshore_oci::Platform;
+use longshore_runner::{
+    BindSource, Cancel, ExitStatus, Limits, Mount, MountSource, Network, PATH_DEFAULT, ProcessIo, ProcessSpec, Rootfs,
+    Security,
+};
+use longshore_snapshot::{RootFs, Snapshotter as _};
+use tokio::task::spawn_blocking;
+
+use crate::build::{extra_hosts, rlimit};
+use crate::image::{PlatformImage, StoredImage};
+use crate::layer::RemoteBlob;
+use crate::{Engine, EngineError};
+
+/// A directory or file of this machine that a container sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerVolume {
+    /// Here; made as a directory where it does not exist, as Docker does.
+    pub source: PathBuf,
+    /// In the container, absolute.
+    pub target: String,
+    /// Writes are refused.
+    pub readonly: bool,
+}
+
+/// What to run and around what.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerRequest {
+    /// In place of the image's command.
+    pub command: Vec<String>,
+    /// In place of the image's entry point; empty clears it.
+    pub entrypoint: Option<Vec<String>>,
+    /// On top of the image's environment.
+    pub env: Vec<(String, String)>,
+    /// In place of the image's working directory.
+    pub workdir: Option<String>,
+    /// In place of the image's user.
+    pub user: Option<String>,
+    /// Directories and files of this machine.
+    pub volumes: Vec<ContainerVolume>,
+    /// Memory mounts: target, size, mode.
+    pub tmpfs: Vec<(String, Option<u64>, u32)>,
+    /// Loopback alone.
+    pub no_network: bool,
+    /// The host's name inside; empty for a made one.
+    pub hostname: String,
+    /// Lines of the hosts file.
+    pub extra_hosts: Vec<(String, String)>,
+    /// Limits on what it may use.
+    pub limits: Limits,
+    /// Resource limits.
+    pub ulimits: Vec<Ulimit>,
+    /// Bytes of `/dev/shm`.
+    pub shm_bytes: Option<u64>,
+    /// The image's files cannot be changed.
+    pub readonly: bool,
+    /// All privileges.
+    pub privileged: bool,
+    /// Reap processes.
+    pub init: bool,
+    /// With a terminal.
+    pub terminal: bool,
+}
+
+impl Engine {
+    /// Runs a command in a container of `image`, until it ends.
+    ///
+    /// # Errors
+    /// When the image is not here whole, or the process cannot be started.
+    pub async fn run(
+        &self,
+        image: &StoredImage,
+        platform: &Platform,
+        request: ContainerRequest,
+        io: ProcessIo,
+        cancel: Cancel,
+    ) -> Result<ExitStatus, EngineError> {
+        let found = self.read_image(image, platform)?;
+        let repository = image
+            .reference
+            .clone()
+            .unwrap_or_else(|| crate::layout::REFERENCE.parse().expect("a constant reference"));
+        let remotes = found
+            .manifest
+            .layers
+            .iter()
+            .map(|descriptor| RemoteBlob { repository: repository.clone(), descriptor: descriptor.clone() });
+        let layers = self.layers().image_layers(&found.config.rootfs.diff_ids, Timestamp::UNIX_EPOCH, remotes);
+        let parents = self.layers().directories(&layers).await?;
+        let (engine, runner) = (self.clone(), self.runner());
+        spawn_blocking(move || {
+            let mut active = engine.layers().snapshots().prepare(&parents)?;
+            let rootfs = match active.rootfs()? {
+                RootFs::Path(path) => Rootfs::Path(path),
+                RootFs::Mount(mount) => Rootfs::Mount(mount),
+            };
+            let spec = specification(&found, request, rootfs)?;
+            let ended = runner.run(spec, io, &cancel)?;
+            drop(active);
+            Ok(ended)
+        })
+        .await?
+    }
+}
+
+fn specification(image: &PlatformImage, request: ContainerRequest, rootfs: Rootfs) -> Result<ProcessSpec, EngineError> {
+    let config = &image.config.config;
+    let args = arguments(image, &request)?;
+    let mut spec = ProcessSpec::new(rootfs, args);
+    spec.env = environment(&config.env, &request.env, request.terminal);
+    spec.cwd = request.workdir.unwrap_or_else(|| config.working_dir.clone());
+    if spec.cwd.is_empty() {
+        "/".clone_into(&mut spec.cwd);
+    }
+    spec.user = request.user.unwrap_or_else(|| config.user.clone());
+    spec.hostname = if request.hostname.is_empty() { image.id().short() } else { request.hostname };
+    spec.extra_hosts = extra_hosts(&request.extra_hosts).map_err(|error| EngineError::Invalid(error.to_string()))?;
+    spec.network = if request.no_network { Network::None } else { Network::Host };
+    spec.security = if request.privileged { Security::Insecure } else { Security::Sandbox };
+    spec.readonly_rootfs = request.readonly;
+    spec.terminal = request.terminal;
+    spec.init = request.init;
+    spec.limits = request.limits;
+    if let Some(bytes) = request.shm_bytes {
+        spec.shm_bytes = bytes;
+    }
+    let invalid = |error: longshore_solver::BoxError| EngineError::Invalid(error.to_string());
+    spec.rlimits = request.ulimits.iter().map(rlimit).collect::<Result<_, _>>().map_err(invalid)?;
+    for volume in request.volumes {
+        spec.mounts.push(bind(volume)?);
+    }
+    for (target, size_bytes, mode) in request.tmpfs {
+        spec.mounts.push(Mount { target, source: MountSource::Tmpfs { size_bytes, mode } });
+    }
+    Ok(spec)
+}
+
+/// Entry point and command; one that is given drops the image's command.
+fn arguments(image: &PlatformImage, request: &ContainerRequest) -> Result<Vec<String>, EngineError> {
+    let config = &image.config.config;
+    let entrypoint = request.entrypoint.clone().or_else(|| config.entrypoint.clone()).unwrap_or_default();
+    let command = match (request.command.is_empty(), &request.entrypoint) {
+        (false, _) => request.command.clone(),
+        (true, Some(_)) => Vec::new(),
+        (true, None) => config.cmd.clone().unwrap_or_default(),
+    };
+    let args = [entrypoint, command].concat();
+    if args.is_empty() {
+        return Err(EngineError::Invalid("no command specified, and the image has none".to_owned()));
+    }
+    Ok(args)
+}
+
+fn environment(image: &[String], given: &[(String, String)], terminal: bool) -> Vec<String> {
+    let mut order: Vec<String> = Vec::new();
+    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    let mut set = |name: &str, value: &str| {
+        if values.insert(name.to_owned(), value.to_owned()).is_none() {
+            order.push(name.to_owned());
+        }
+    };
+    set("PATH", PATH_DEFAULT);
+    if terminal {
+        set("TERM", "xterm");
+    }
+    for pair in image {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        set(name, value);
+    }
+    for (name, value) in given {
+        set(name, value);
+    }
+    order.iter().map(|name| format!("{name}={}", values[name])).collect()
+}
+
+fn bind(volume: ContainerVolume) -> Result<Mount, EngineError> {
+    if !volume.source.exists() {
+        std::fs::create_dir_all(&volume.source).map_err(EngineError::io("make", &volume.source))?;
+    }
+    Ok(Mount {
+        target: volume.target,
+        source: MountSource::Bind {
+            source: BindSource::Path(volume.source),
+            subpath: None,
+            readonly: volume.readonly,
+            recursive: true,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_variables_win_and_keep_their_place() {
+        let image = ["PATH=/x".to_owned(), "A=1".to_owned()];
+        let given = [("A".to_owned(), "2".to_owned()), ("B".to_owned(), "3".to_owned())];
+        assert_eq!(environment(&image, &given, false), ["PATH=/x", "A=2", "B=3"]);
+    }
+}

@@ -1,0 +1,122 @@
+//! Build contexts: a directory of this machine, as its ignore file leaves it.
+
+use std::path::{Path, PathBuf};
+
+use longshore_dockerfile::ignore::{Decision as Ignored, DirectoryState, IgnoreFile, Matcher};
+use longshore_layers::context::{
+    ContextTree, Decision, IncludeAll, ModePolicy, OwnerPolicy, PathFilter, ScanNotice, ScanOptions, StatCacheFile,
+};
+use longshore_layers::EntryPath;
+
+use crate::EngineError;
+
+/// The largest ignore file that is read, bytes.
+const IGNORE_BYTES_MAX: u64 = 4 << 20;
+
+/// A scanned directory.
+#[derive(Debug)]
+pub(crate) struct LocalTree {
+    tree: ContextTree,
+    cache: StatCacheFile,
+}
+
+impl LocalTree {
+    /// Scans `directory` without what `ignore` excludes; digests that are still good are
+    /// taken from `cache_directory`.
+    pub(crate) fn scan(
+        directory: &Path,
+        ignore: Option<&Matcher>,
+        owner: OwnerPolicy,
+        cache_directory: &Path,
+    ) -> Result<Self, EngineError> {
+        let cache = StatCacheFile::load(cache_directory, directory);
+        let options = ScanOptions { owner, modes: ModePolicy::Host };
+        let tree = match ignore {
+            Some(matcher) if !matcher.is_empty() => {
+                ContextTree::scan(directory, &IgnoreFilter { matcher }, &cache, &options)
+            }
+            _ => ContextTree::scan(directory, &IncludeAll, &cache, &options),
+        };
+        let tree = tree.map_err(EngineError::layer(format!("context `{}`", directory.display())))?;
+        Ok(Self { tree, cache })
+    }
+
+    /// The files.
+    pub(crate) fn tree(&self) -> &ContextTree {
+        &self.tree
+    }
+
+    /// What the scan left out or changed.
+    pub(crate) fn notices(&self) -> &[ScanNotice] {
+        self.tree.notices()
+    }
+
+    /// Keeps what was hashed for the next build; a cache that cannot be written is none.
+    pub(crate) fn remember(&self) {
+        if let Err(error) = self.cache.store(&self.tree) {
+            tracing::warn!(%error, "cannot keep the digests of the context");
+        }
+    }
+}
+
+/// Excludes what an ignore file's patterns match.
+struct IgnoreFilter<'a> {
+    matcher: &'a Matcher,
+}
+
+impl IgnoreFilter<'_> {
+    /// The state of a directory: what matched at it and above it.
+    fn state_of(&self, directory: &EntryPath) -> DirectoryState {
+        let mut state = self.matcher.root();
+        let mut end = 0;
+        for name in directory.components() {
+            end += name.len() + usize::from(end > 0);
+            (_, state) = self.matcher.decide(&directory.as_bytes()[..end], true, &state);
+        }
+        state
+    }
+}
+
+impl PathFilter for IgnoreFilter<'_> {
+    fn decide(&self, path: &EntryPath, is_directory: bool) -> Decision {
+        let parent = path.parent().unwrap_or_default();
+        let (decision, _) = self.matcher.decide(path.as_bytes(), is_directory, &self.state_of(&parent));
+        match decision {
+            Ignored::Include => Decision::Include,
+            Ignored::Exclude => Decision::Exclude,
+            Ignored::ExcludePrune => Decision::Prune,
+        }
+    }
+}
+
+/// The ignore patterns of a context: those beside the Dockerfile before the context's own.
+///
+/// # Errors
+/// When there is an ignore file and it cannot be read or understood.
+pub(crate) fn ignore_patterns(
+    context: Option<&Path>,
+    dockerfile: Option<&Path>,
+) -> Result<Option<(PathBuf, Matcher)>, EngineError> {
+    let beside = dockerfile.map(|path| {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".dockerignore");
+        path.with_file_name(name)
+    });
+    let own = context.map(|folder| folder.join(".dockerignore"));
+    for path in [beside, own].into_iter().flatten() {
+        if let Some(matcher) = read_ignore_file(&path)? {
+            return Ok(Some((path, matcher)));
+        }
+    }
+    Ok(None)
+}
+
+fn read_ignore_file(path: &Path) -> Result<Option<Matcher>, EngineError> {
+    let bytes = match crate::files::read_regular(path, IGNORE_BYTES_MAX) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(EngineError::io("read", path))?,
+    };
+    let invalid = |error: &dyn std::fmt::Display| EngineError::Invalid(format!("`{}`: {error}", path.display()));
+    let file = IgnoreFile::parse(&bytes).map_err(|error| invalid(&error))?;
+    Matcher::new(&file.patterns).map(Some).map_err(|error| invalid(&error))
+}

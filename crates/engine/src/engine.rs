@@ -1,0 +1,418 @@
+//! The engine: one value for everything that front doors ask for.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_content::{GcOptions, StateRoot};
+use longshore_oci::{Descriptor, Digest, Document, Platform, Reference};
+use longshore_registry_client::{Client, ClientOptions, TransferObserver};
+use longshore_runner::{Runner, RunnerOptions, SandboxRunner};
+use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
+use tokio::task::spawn_blocking;
+
+use crate::archive::{self, ArchiveImage, ArchiveKind};
+use crate::image::{ImageStore, PlatformImage, StoredImage};
+use crate::layer::LayerStore;
+use crate::transfer::{self, Pulled};
+use crate::{EngineError, layer};
+
+/// How long content that nothing names yet is left alone by a collection.
+const GRACE: Duration = Duration::from_secs(600);
+
+/// What an engine is made of.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The state root.
+    pub root: PathBuf,
+    /// How registries are spoken to.
+    pub registry: ClientOptions,
+}
+
+/// Builds, keeps, moves and runs images. Clones share everything.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    root: StateRoot,
+    layers: Arc<LayerStore>,
+    registry: Client,
+    runner: Arc<dyn Runner>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("root", &self.0.root.path()).finish_non_exhaustive()
+    }
+}
+
+/// A name or content that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// A name.
+    Untagged(String),
+    /// A blob.
+    Deleted(Digest),
+}
+
+/// An image that an archive held.
+#[derive(Clone, Debug)]
+pub struct LoadedImage {
+    /// Its manifest or index.
+    pub descriptor: Descriptor,
+    /// Its names; empty for an image without one.
+    pub names: Vec<Reference>,
+}
+
+/// The forms of image archives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// For `docker load`, with an OCI layout in it.
+    Docker,
+    /// An OCI layout.
+    Oci,
+}
+
+/// What a collection removed, or would.
+#[derive(Clone, Debug, Default)]
+pub struct Pruned {
+    /// Blobs and their sizes.
+    pub blobs: Vec<(Digest, u64)>,
+    /// How many layers' directories.
+    pub directories: usize,
+    /// Bytes of the blobs.
+    pub bytes: u64,
+    /// What is kept: why, how many blobs, how many bytes.
+    pub kept: Vec<(String, u64, u64)>,
+}
+
+/// What takes space: how many, and how many bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// How many.
+    pub count: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Engine {
+    /// Opens the engine on a state root, and clears what dead processes left there.
+    ///
+    /// # Errors
+    /// When the root cannot be used.
+    pub fn open(options: EngineOptions) -> Result<Self, EngineError> {
+        let root = StateRoot::open(&options.root)?;
+        let snapshots = Arc::new(OverlaySnapshots::open(root.path())?);
+        snapshots.sweep()?;
+        let registry = Client::new(options.registry);
+        let layers = Arc::new(LayerStore::new(root.clone(), snapshots, registry.clone()));
+        let runner = Arc::new(SandboxRunner::new(&RunnerOptions { stage: None })?);
+        Ok(Self(Arc::new(Inner { root, layers, registry, runner })))
+    }
+
+    /// The state root.
+    pub fn root(&self) -> &StateRoot {
+        &self.0.root
+    }
+
+    pub(crate) fn layers(&self) -> &Arc<layer::LayerStore> {
+        &self.0.layers
+    }
+
+    pub(crate) fn registry(&self) -> &Client {
+        &self.0.registry
+    }
+
+    pub(crate) fn runner(&self) -> Arc<dyn Runner> {
+        Arc::clone(&self.0.runner)
+    }
+
+    /// A directory for what can be made again.
+    pub(crate) fn cache_directory(&self, name: &str) -> PathBuf {
+        self.0.root.path().join("cache").join(name)
+    }
+
+    pub(crate) fn images_store(&self) -> ImageStore {
+        ImageStore::new(self.0.root.clone())
+    }
+
+    /// Every image, named ones first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn images(&self) -> Result<Vec<StoredImage>, EngineError> {
+        self.images_store().list()
+    }
+
+    /// The image that a person means by a name, an id or its beginning, or a digest.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchImage`] where there is none.
+    pub fn find_image(&self, name: &str) -> Result<StoredImage, EngineError> {
+        self.images_store().find(name)
+    }
+
+    /// An image's manifest and configuration for `platform`.
+    ///
+    /// # Errors
+    /// When the image has none, or it is not here.
+    pub fn read_image(&self, image: &StoredImage, platform: &Platform) -> Result<PlatformImage, EngineError> {
+        self.images_store().read(image, platform)
+    }
+
+    /// The names of the image with this digest.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn names_of(&self, digest: &Digest) -> Result<Vec<Reference>, EngineError> {
+        let images = self.0.root.images().by_digest(digest)?;
+        Ok(images.into_iter().filter_map(|image| image.reference?.parse().ok()).collect())
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// When there is no such image, or the name holds a digest.
+    pub fn tag(&self, source: &str, target: &Reference) -> Result<(), EngineError> {
+        let image = self.find_image(source)?;
+        if target.digest().is_some() {
+            return Err(EngineError::Invalid(format!("`{target}`: a new name cannot hold a digest")));
+        }
+        let target = target.clone().with_default_tag();
+        Ok(self.0.root.images().set(&target.to_string(), &image.descriptor)?)
+    }
+
+    /// Removes a name, and what nothing needs after that. An id removes its image if it has
+    /// one name at the most, or with `force` all of them.
+    ///
+    /// # Errors
+    /// When there is no such image, or an id has several names.
+    pub fn remove_image(&self, name: &str, force: bool, prune: bool) -> Result<Vec<Removed>, EngineError> {
+        let by_name = name.parse::<Reference>().ok().map(|reference| self.images_store().by_reference(&reference));
+        let image = match by_name.transpose()?.flatten() {
+            Some(image) => image,
+            None => self.find_image(name)?,
+        };
+        let is_name = image.reference.as_ref().is_some_and(|reference| {
+            name.parse::<Reference>().is_ok_and(|given| given.with_default_tag().name() == reference.name())
+        });
+        let names: Vec<Reference> = match (&image.reference, is_name) {
+            (Some(reference), true) => vec![reference.clone()],
+            _ => self.names_of(&image.descriptor.digest)?,
+        };
+        if names.len() > 1 && !force {
+            let shown: Vec<String> = names.iter().map(Reference::familiar).collect();
+            return Err(EngineError::Invalid(format!(
+                "`{name}` has several names ({}): remove them one by one, or use --force",
+                shown.join(", ")
+            )));
+        }
+        let mut removed = Vec::new();
+        for name in names {
+            self.0.root.images().remove(&name.to_string())?;
+            removed.push(Removed::Untagged(name.familiar()));
+        }
+        self.0.root.images().remove_dangling(&image.descriptor.digest)?;
+        if prune {
+            removed.extend(self.delete_unneeded(&image)?);
+        }
+        Ok(removed)
+    }
+
+    /// Deletes those of an image's blobs that nothing needs any more.
+    fn delete_unneeded(&self, image: &StoredImage) -> Result<Vec<Removed>, EngineError> {
+        let own: HashSet<Digest> = self.blobs_below(&image.descriptor).into_iter().collect();
+        // What this image alone had goes at once; what the build cache needs stays.
+        let options = GcOptions { only: Some(own), ..GcOptions::blobs_only(Duration::ZERO) };
+        let report = self.0.root.collect_garbage(&HashSet::new(), &options)?;
+        Ok(report.removed.into_iter().map(|(digest, _)| Removed::Deleted(digest)).collect())
+    }
+
+    fn blobs_below(&self, descriptor: &Descriptor) -> BTreeSet<Digest> {
+        let mut found = BTreeSet::from([descriptor.digest]);
+        match self.images_store().document("image", descriptor) {
+            Ok(Document::Manifest(manifest)) => {
+                found.extend(manifest.layers.iter().chain([&manifest.config]).map(|part| part.digest));
+            }
+            Ok(Document::Index(index)) => {
+                for child in &index.manifests {
+                    found.extend(self.blobs_below(child));
+                }
+            }
+            // A manifest that is not here has nothing below it here.
+            Err(_) => {}
+        }
+        found
+    }
+
+    fn remove_directories(&self, layers: &[longshore_content::layers::LayerRecord]) -> Result<usize, EngineError> {
+        let mut count = 0;
+        for id in layers.iter().filter_map(|layer| layer.snapshot_id.as_ref()) {
+            let Ok(id) = id.parse() else { continue };
+            match self.0.layers.snapshots().remove(&id) {
+                Ok(removed) => count += usize::from(removed),
+                // A build or a container stands on it: the next prune finds it again.
+                Err(longshore_snapshot::SnapshotError::InUse { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Removes what nothing needs; with `all`, the build cache and images without a name too.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn prune(&self, all: bool, dry_run: bool) -> Result<Pruned, EngineError> {
+        if all && !dry_run {
+            for image in self.0.root.images().dangling()? {
+                self.0.root.images().remove_dangling(&image.descriptor.digest)?;
+            }
+        }
+        let options = GcOptions {
+            unreferenced_layers: true,
+            cache_unused_for: all.then_some(Duration::ZERO),
+            dry_run,
+            ..GcOptions::blobs_only(if all { Duration::ZERO } else { GRACE })
+        };
+        let report = self.0.root.collect_garbage(&HashSet::new(), &options)?;
+        let directories =
+            if dry_run { report.layers.len() } else { self.remove_directories(&report.layers)? };
+        Ok(Pruned {
+            bytes: report.removed_bytes,
+            blobs: report.removed,
+            directories,
+            kept: report.kept.into_iter().map(|(why, (count, bytes))| (why, count, bytes)).collect(),
+        })
+    }
+
+    /// Pulls an image and names it as it was asked for.
+    ///
+    /// # Errors
+    /// When the registry does not have it or cannot be reached, or it cannot be stored.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        observer: Arc<dyn TransferObserver>,
+    ) -> Result<Pulled, EngineError> {
+        transfer::pull(&self.0.root, &self.0.registry.with_observer(observer), reference, platform).await
+    }
+
+    /// Pushes an image of the local store to the registry that its name holds.
+    ///
+    /// # Errors
+    /// When there is no such image, or the registry refuses it.
+    pub async fn push(
+        &self,
+        reference: &Reference,
+        observer: Arc<dyn TransferObserver>,
+    ) -> Result<Descriptor, EngineError> {
+        let reference = reference.clone().with_default_tag();
+        let found = self.images_store().by_reference(&reference)?;
+        let image = found.ok_or_else(|| EngineError::NoSuchImage(reference.familiar()))?;
+        let client = self.0.registry.with_observer(observer);
+        transfer::push(&self.0.root, &client, &image, &reference, &Platform::host()).await
+    }
+
+    /// Pushes what a build just made.
+    pub(crate) async fn push_descriptor(&self, descriptor: &Descriptor, name: &Reference) -> Result<Descriptor, EngineError> {
+        let image = StoredImage {
+            reference: Some(name.clone()),
+            descriptor: descriptor.clone(),
+            tagged: std::time::SystemTime::now(),
+        };
+        transfer::push(&self.0.root, &self.0.registry, &image, name, &Platform::host()).await
+    }
+
+    /// Writes images to an archive.
+    ///
+    /// # Errors
+    /// When one is not here, or the archive cannot be written.
+    pub fn save(&self, images: &[String], format: ArchiveFormat, sink: impl Write) -> Result<(), EngineError> {
+        let mut chosen: Vec<ArchiveImage> = Vec::new();
+        for name in images {
+            let image = self.find_image(name)?;
+            // What was given by id goes in without a name, as Docker does it.
+            let names = match (&image.reference, name.parse::<Reference>()) {
+                (Some(reference), Ok(given)) if given.name() == reference.name() => vec![reference.clone()],
+                _ => Vec::new(),
+            };
+            match chosen.iter_mut().find(|known| known.descriptor.digest == image.descriptor.digest) {
+                Some(known) => known.names.extend(names),
+                None => chosen.push(ArchiveImage { descriptor: image.descriptor, names }),
+            }
+        }
+        let kind = match format {
+            ArchiveFormat::Docker => ArchiveKind::Docker,
+            ArchiveFormat::Oci => ArchiveKind::Oci,
+        };
+        archive::write_tar(&self.0.root, &chosen, kind, sink)
+    }
+
+    /// Reads images from an archive, plain or compressed, and names them as it says.
+    ///
+    /// # Errors
+    /// When it is no image archive, or is damaged: nothing is named then.
+    pub fn load(&self, input: impl Read + Send) -> Result<Vec<LoadedImage>, EngineError> {
+        let loaded = archive::load(&self.0.root, input)?;
+        let images = self.0.root.images();
+        for image in &loaded {
+            for name in &image.names {
+                images.set(&name.clone().with_default_tag().to_string(), &image.descriptor)?;
+            }
+            if image.names.is_empty() {
+                images.add_dangling(&image.descriptor)?;
+            }
+        }
+        Ok(loaded
+            .into_iter()
+            .map(|image| LoadedImage { descriptor: image.descriptor, names: image.names })
+            .collect())
+    }
+
+    /// That a registry takes these credentials.
+    ///
+    /// # Errors
+    /// When it does not, or cannot be reached.
+    pub async fn check_login(
+        &self,
+        registry: &str,
+        credentials: &longshore_registry_client::Credentials,
+    ) -> Result<longshore_registry_client::LoginCheck, EngineError> {
+        Ok(self.0.registry.check_login(registry, credentials.clone()).await?)
+    }
+
+    /// What images and build cache take, bytes of their blobs: (images, build cache records).
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn disk_usage(&self) -> Result<(DiskUsage, DiskUsage), EngineError> {
+        let engine = self.clone();
+        spawn_blocking(move || {
+            let mut blobs = BTreeSet::new();
+            let images = engine.images()?;
+            for image in &images {
+                blobs.extend(engine.blobs_below(&image.descriptor));
+            }
+            let mut image_bytes = 0;
+            for digest in &blobs {
+                image_bytes += engine.0.root.blobs().info(digest)?.map_or(0, |info| info.size_bytes);
+            }
+            let layers = engine.0.root.layers().list()?;
+            let mut cache_bytes = 0;
+            for layer in &layers {
+                let own = layer.blob.filter(|blob| !blobs.contains(blob));
+                if let Some(blob) = own {
+                    cache_bytes += engine.0.root.blobs().info(&blob)?.map_or(0, |info| info.size_bytes);
+                }
+                cache_bytes += layer.snapshot_bytes;
+            }
+            let images = DiskUsage { count: images.len() as u64, bytes: image_bytes };
+            Ok((images, DiskUsage { count: layers.len() as u64, bytes: cache_bytes }))
+        })
+        .await?
+    }
+}

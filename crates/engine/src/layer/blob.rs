@@ -1,0 +1,261 @@
+//! A layer as a blob: fetched, found, or written.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use longshore_content::LocalWriter;
+use longshore_layers::{Compression, DecompressLimits, Decompressor, WriteOptions, write_layer};
+use longshore_oci::{Descriptor, DiffId, Digest, media_type};
+
+use super::{Layer, LayerKey, LayerStore};
+use crate::{EngineError, LayerCompression};
+
+/// A blob that holds a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerBlob {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: DiffId,
+}
+
+impl LayerCompression {
+    /// The name under which the database keeps blobs of this form.
+    pub(super) fn label(self) -> String {
+        match self {
+            Self::Gzip(level) => format!("gzip-{level}"),
+            Self::Zstd(level) => format!("zstd-{level}"),
+            Self::Uncompressed => "none".to_owned(),
+        }
+    }
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Gzip(_) => media_type::OCI_LAYER_GZIP,
+            Self::Zstd(_) => media_type::OCI_LAYER_ZSTD,
+            Self::Uncompressed => media_type::OCI_LAYER_TAR,
+        }
+    }
+
+    fn codec(self) -> Compression {
+        match self {
+            Self::Gzip(level) => Compression::Gzip { level },
+            Self::Zstd(level) => Compression::Zstd { level: i32::try_from(level).unwrap_or(i32::MAX) },
+            Self::Uncompressed => Compression::None,
+        }
+    }
+}
+
+impl LayerStore {
+    /// The layer's blob in the wished form. An image's layer keeps the form that it came in
+    /// unless `force` asks otherwise.
+    pub(crate) async fn blob(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        wish: LayerCompression,
+        force: bool,
+    ) -> Result<LayerBlob, EngineError> {
+        let mut blobs = layer.blobs.lock().await;
+        if let Some(blob) = blobs.get(&wish) {
+            return Ok(blob.clone());
+        }
+        let keeps_form = matches!(layer.key, LayerKey::Image { .. }) && !force;
+        let blob = match self.find_blob(layer, wish, keeps_form).await? {
+            Some(blob) => blob,
+            None if keeps_form && layer.remote().is_some() => self.fetch(layer).await?,
+            None => self.write_blob(layer, wish).await?,
+        };
+        blobs.insert(wish, blob.clone());
+        Ok(blob)
+    }
+
+    async fn find_blob(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        wish: LayerCompression,
+        any_form: bool,
+    ) -> Result<Option<LayerBlob>, EngineError> {
+        let (store, layer) = (Arc::clone(self), Arc::clone(layer));
+        tokio::task::spawn_blocking(move || {
+            let Some(diff_id) = store.diff_id(&layer)? else { return Ok(None) };
+            if any_form && let Some(remote) = layer.remote() {
+                // The image's own blob before any other form of the layer.
+                let here = store.root.blobs().info(&remote.descriptor.digest)?.is_some();
+                if here {
+                    return Ok(Some(LayerBlob { descriptor: remote.descriptor, diff_id }));
+                }
+            }
+            let label = wish.label();
+            for form in store.root.layers().blobs_of(&diff_id)? {
+                let fits = any_form || form.compression == label;
+                if fits && store.root.blobs().publish(&form.blob)? {
+                    let descriptor = Descriptor::new(form.media_type, form.blob, form.size_bytes);
+                    return Ok(Some(LayerBlob { descriptor, diff_id }));
+                }
+            }
+            Ok(None)
+        })
+        .await?
+    }
+
+    fn diff_id(&self, layer: &Layer) -> Result<Option<DiffId>, EngineError> {
+        if let LayerKey::Image { diff_id, .. } = layer.key {
+            return Ok(Some(diff_id));
+        }
+        Ok(self.record(layer.key)?.and_then(|record| record.diff_id))
+    }
+
+    /// A blob of the layer in any form that is here.
+    pub(super) fn stored_blob(&self, layer: &Layer) -> Result<Option<Digest>, EngineError> {
+        if let Some(remote) = layer.remote()
+            && self.root.blobs().info(&remote.descriptor.digest)?.is_some()
+        {
+            return Ok(Some(remote.descriptor.digest));
+        }
+        let Some(diff_id) = self.diff_id(layer)? else { return Ok(None) };
+        for form in self.root.layers().blobs_of(&diff_id)? {
+            if self.root.blobs().info(&form.blob)?.is_some() {
+                return Ok(Some(form.blob));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Fetches the layer's blob from its registry.
+    async fn fetch(self: &Arc<Self>, layer: &Arc<Layer>) -> Result<LayerBlob, EngineError> {
+        let LayerKey::Image { diff_id, .. } = layer.key else {
+            return Err(lost(layer));
+        };
+        let remote = layer.remote().ok_or_else(|| lost(layer))?;
+        crate::transfer::fetch_blob(&self.root, &self.registry, &remote.repository, &remote.descriptor).await?;
+        let form = longshore_content::layers::LayerBlob {
+            diff_id,
+            blob: remote.descriptor.digest,
+            media_type: remote.descriptor.media_type.clone(),
+            compression: "as pulled".to_owned(),
+            size_bytes: remote.descriptor.size,
+        };
+        self.root.layers().put_blob(&form)?;
+        Ok(LayerBlob { descriptor: remote.descriptor, diff_id })
+    }
+
+    /// Fetches the blob unless it is here: an image that is kept is kept whole.
+    pub(crate) async fn ensure_stored(self: &Arc<Self>, layer: &Arc<Layer>, blob: &LayerBlob) -> Result<(), EngineError> {
+        if self.root.blobs().publish(&blob.descriptor.digest)? {
+            return Ok(());
+        }
+        self.fetch(layer).await.map(|_| ())
+    }
+
+    /// Some blob of the layer, fetched where it is not here.
+    pub(super) async fn any_blob(self: &Arc<Self>, layer: &Arc<Layer>) -> Result<Digest, EngineError> {
+        let (store, shared) = (Arc::clone(self), Arc::clone(layer));
+        let found = tokio::task::spawn_blocking(move || store.stored_blob(&shared)).await??;
+        match found {
+            Some(digest) => Ok(digest),
+            None => Ok(self.fetch(layer).await?.descriptor.digest),
+        }
+    }
+
+    async fn write_blob(self: &Arc<Self>, layer: &Arc<Layer>, wish: LayerCompression) -> Result<LayerBlob, EngineError> {
+        // From files where they are known; else from another form of the same archive,
+        // which must stay the same archive: its bytes are copied, not made again.
+        let from_files = layer.changes.is_some() || self.has_directory_only(layer)?;
+        if from_files {
+            return self.write_from_files(layer, wish).await;
+        }
+        let source = self.any_blob(layer).await?;
+        let (store, layer) = (Arc::clone(self), Arc::clone(layer));
+        tokio::task::spawn_blocking(move || store.recompress(&layer, source, wish)).await?
+    }
+
+    fn has_directory_only(&self, layer: &Layer) -> Result<bool, EngineError> {
+        Ok(matches!(layer.key, LayerKey::Made(_)) && self.stored_blob(layer)?.is_none())
+    }
+
+    async fn write_from_files(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        wish: LayerCompression,
+    ) -> Result<LayerBlob, EngineError> {
+        let changes = match layer.changes() {
+            Some(changes) => Arc::clone(changes),
+            None => Arc::new(self.changes_of_directory(layer).await?),
+        };
+        let (store, layer) = (Arc::clone(self), Arc::clone(layer));
+        tokio::task::spawn_blocking(move || {
+            let options = WriteOptions::new(wish.codec());
+            let mut writer = store.root.blobs().writer()?;
+            let summary = write_layer(changes.iter().cloned(), &options, &mut writer)
+                .map_err(EngineError::layer(layer.key.text()))?;
+            let (digest, size_bytes) = writer.commit(Some(&summary.digest))?;
+            store.keep(&layer, wish, summary.diff_id, summary.uncompressed_size, digest, size_bytes)
+        })
+        .await?
+    }
+
+    fn recompress(&self, layer: &Layer, source: Digest, wish: LayerCompression) -> Result<LayerBlob, EngineError> {
+        let failed = || EngineError::layer::<io::Error>(layer.key.text());
+        let file = self.root.blobs().open(&source)?.ok_or_else(|| lost(layer))?;
+        let mut input = Decompressor::new(file, DecompressLimits::LAYER).map_err(failed())?;
+        let mut writer = self.root.blobs().writer()?;
+        let (diff_id, tar_bytes) = copy_compressed(&mut input, wish.codec(), &mut writer).map_err(failed())?;
+        let (digest, size_bytes) = writer.commit(None)?;
+        self.keep(layer, wish, diff_id, tar_bytes, digest, size_bytes)
+    }
+
+    fn keep(
+        &self,
+        layer: &Layer,
+        form: LayerCompression,
+        diff_id: DiffId,
+        tar_bytes: u64,
+        digest: Digest,
+        size_bytes: u64,
+    ) -> Result<LayerBlob, EngineError> {
+        if let LayerKey::Image { diff_id: expected, .. } = layer.key
+            && expected != diff_id
+        {
+            return Err(EngineError::DiffId { blob: digest, actual: diff_id.0, expected: expected.0 });
+        }
+        let media_type = form.media_type();
+        self.root.layers().put_blob(&longshore_content::layers::LayerBlob {
+            diff_id,
+            blob: digest,
+            media_type: media_type.to_owned(),
+            compression: form.label(),
+            size_bytes,
+        })?;
+        self.note(layer.key, |record| {
+            record.diff_id = Some(diff_id);
+            record.blob = Some(digest);
+            record.tar_bytes = tar_bytes;
+        })?;
+        Ok(LayerBlob { descriptor: Descriptor::new(media_type, digest, size_bytes), diff_id })
+    }
+}
+
+fn copy_compressed(
+    input: &mut impl io::Read,
+    compression: Compression,
+    sink: &mut LocalWriter,
+) -> io::Result<(DiffId, u64)> {
+    let mut digester = longshore_oci::Digester::new(longshore_oci::Algorithm::Sha256);
+    let mut encoder = longshore_layers::Compressor::new(compression, longshore_layers::all_cores(), sink)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
+    loop {
+        let count = input.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        digester.update(&buffer[..count]);
+        encoder.write_all(&buffer[..count])?;
+        total += count as u64;
+    }
+    encoder.finish()?;
+    Ok((DiffId(digester.finish()), total))
+}
+
+/// No representation of the layer is left.
+pub(super) fn lost(layer: &Layer) -> EngineError {
+    EngineError::layer(layer.key.text())(io::Error::new(io::ErrorKind::NotFound, "no copy of it is left here"))
+}

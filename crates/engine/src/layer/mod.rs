@@ -1,0 +1,131 @@
+//! A layer and its representations.
+//!
+//! ```text
+//!            changes (named files) ─┐
+//!   registry ──fetch──► blob ───────┼──► index     what stands where, with content hashes
+//!                        ▲          ├──► directory a snapshot that overlay can mount
+//!                        └── write ─┘──► blob      tar, compressed, by digest
+//! ```
+//!
+//! Each representation is made only when something asks for it, once, straight from the
+//! cheapest one that exists. Invariant: all representations of a layer hold the same
+//! changes; a layer made here is named by them ([`LayerKey::Made`]), an image's layer by
+//! its place in the image's chain, because what its entries mean can depend on the layers
+//! below it (parents that its archive leaves out).
+
+mod blob;
+mod directory;
+mod index;
+mod store;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use longshore_layers::{Change, LayerIndex};
+use longshore_oci::{ChainId, Descriptor, DiffId, LayerId, Reference};
+use longshore_snapshot::SnapshotId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+pub(crate) use blob::LayerBlob;
+pub(crate) use store::LayerStore;
+
+use crate::LayerCompression;
+
+/// The attributes that overlay mounts of layers read.
+pub(crate) const OVERLAY: longshore_layers::OverlayAttributes = longshore_layers::OverlayAttributes::Trusted;
+
+/// What a layer is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum LayerKey {
+    /// By what it changes: a layer that a step made.
+    Made(LayerId),
+    /// By its place in an image that came from elsewhere.
+    Image {
+        /// It and all layers below it.
+        chain: ChainId,
+        /// Its uncompressed archive.
+        diff_id: DiffId,
+    },
+}
+
+impl LayerKey {
+    /// Adds the key to a hash, framed.
+    pub(crate) fn hash(&self, hasher: &mut blake3::Hasher) {
+        match self {
+            Self::Made(id) => {
+                hasher.update(b"made").update(&id.0);
+            }
+            Self::Image { chain, .. } => {
+                hasher.update(b"chain").update(chain.to_string().as_bytes());
+            }
+        }
+    }
+
+    /// The key as text, for tables and file names: letters and digits.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Made(id) => format!("m{}", id.hex()),
+            Self::Image { chain, .. } => format!("c{}", chain.0.hex()),
+        }
+    }
+
+    /// The name of the layer's directory.
+    pub(crate) fn snapshot_id(&self) -> SnapshotId {
+        self.text().parse().expect("a letter and hexadecimal digits are a snapshot's name")
+    }
+}
+
+/// Where a layer's blob can be fetched from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RemoteBlob {
+    /// The repository: a reference whose tag and digest do not count.
+    #[serde(with = "crate::text")]
+    pub(crate) repository: Reference,
+    /// The blob.
+    pub(crate) descriptor: Descriptor,
+}
+
+/// A layer: its key, and what this process knows of its representations.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) key: LayerKey,
+    /// When it was made; an image's layer takes its image's time.
+    pub(crate) created: Timestamp,
+    /// The named files, where a step of this process made the layer.
+    changes: Option<Arc<Vec<Change>>>,
+    remote: Mutex<Option<RemoteBlob>>,
+    index: OnceCell<Arc<LayerIndex>>,
+    directory: OnceCell<SnapshotId>,
+    blobs: tokio::sync::Mutex<BTreeMap<LayerCompression, LayerBlob>>,
+}
+
+impl Layer {
+    fn new(key: LayerKey, created: Timestamp, changes: Option<Arc<Vec<Change>>>) -> Self {
+        Self {
+            key,
+            created,
+            changes,
+            remote: Mutex::new(None),
+            index: OnceCell::new(),
+            directory: OnceCell::new(),
+            blobs: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Where the blob can be fetched from, where that is known.
+    pub(crate) fn remote(&self) -> Option<RemoteBlob> {
+        self.remote.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers where the blob can be fetched from.
+    pub(crate) fn set_remote(&self, remote: RemoteBlob) {
+        *self.remote.lock().unwrap_or_else(PoisonError::into_inner) = Some(remote);
+    }
+
+    /// The named files, where a step of this process made the layer.
+    pub(crate) fn changes(&self) -> Option<&Arc<Vec<Change>>> {
+        self.changes.as_ref()
+    }
+}

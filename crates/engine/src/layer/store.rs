@@ -1,0 +1,127 @@
+//! Finds and makes layers; keeps in the database which representations there are.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use jiff::Timestamp;
+use longshore_content::StateRoot;
+use longshore_content::layers::LayerRecord;
+use longshore_layers::{Change, LayerIndex};
+use longshore_oci::{ChainId, DiffId, LayerId};
+use longshore_registry_client::Client;
+use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
+
+use super::{Layer, LayerKey, RemoteBlob};
+use crate::EngineError;
+
+/// The layers of a state root.
+#[derive(Debug)]
+pub(crate) struct LayerStore {
+    pub(super) root: StateRoot,
+    pub(super) snapshots: Arc<OverlaySnapshots>,
+    pub(super) registry: Client,
+    /// So that all users of a layer share its state, and make each representation once.
+    known: Mutex<HashMap<LayerKey, Weak<Layer>>>,
+}
+
+impl LayerStore {
+    pub(crate) fn new(root: StateRoot, snapshots: Arc<OverlaySnapshots>, registry: Client) -> Self {
+        Self { root, snapshots, registry, known: Mutex::default() }
+    }
+
+    /// The directories of layers.
+    pub(crate) fn snapshots(&self) -> &Arc<OverlaySnapshots> {
+        &self.snapshots
+    }
+
+    /// A layer that a step of this process made: so far it only names its files.
+    pub(crate) fn made(&self, index: LayerIndex, changes: Vec<Change>) -> Arc<Layer> {
+        let key = LayerKey::Made(index.layer_id());
+        let layer = self.share(key, |key| Layer::new(key, Timestamp::now(), Some(Arc::new(changes))));
+        // An equal layer may be known already; its index is equal then.
+        let _ = layer.index.set(Arc::new(index));
+        layer
+    }
+
+    /// A layer that some step made, now or earlier, by its key.
+    pub(crate) fn recorded(&self, key: LayerKey, created: Timestamp) -> Arc<Layer> {
+        self.share(key, |key| Layer::new(key, created, None))
+    }
+
+    /// The layers of an image, lowest first. `remotes` has for each where it can be fetched.
+    pub(crate) fn image_layers(
+        &self,
+        diff_ids: &[DiffId],
+        created: Timestamp,
+        remotes: impl IntoIterator<Item = RemoteBlob>,
+    ) -> Vec<Arc<Layer>> {
+        let mut chain: Option<ChainId> = None;
+        let mut layers = Vec::with_capacity(diff_ids.len());
+        for (diff_id, remote) in diff_ids.iter().zip(remotes) {
+            let next = match chain {
+                None => ChainId(diff_id.0),
+                Some(parent) => extend_chain(parent, *diff_id),
+            };
+            chain = Some(next);
+            let layer = self.recorded(LayerKey::Image { chain: next, diff_id: *diff_id }, created);
+            layer.set_remote(remote);
+            layers.push(layer);
+        }
+        layers
+    }
+
+    fn share(&self, key: LayerKey, make: impl FnOnce(LayerKey) -> Layer) -> Arc<Layer> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layer) = known.get(&key).and_then(Weak::upgrade) {
+            return layer;
+        }
+        known.retain(|_, layer| layer.strong_count() > 0);
+        let layer = Arc::new(make(key));
+        known.insert(key, Arc::downgrade(&layer));
+        layer
+    }
+
+    /// What the database knows of the layer.
+    pub(super) fn record(&self, key: LayerKey) -> Result<Option<LayerRecord>, EngineError> {
+        Ok(self.root.layers().get(&key.record_id())?)
+    }
+
+    /// Adds to what the database knows of the layer.
+    pub(super) fn note(&self, key: LayerKey, fill: impl FnOnce(&mut LayerRecord)) -> Result<(), EngineError> {
+        let mut record = LayerRecord::new(key.record_id());
+        if let LayerKey::Image { diff_id, .. } = key {
+            record.diff_id = Some(diff_id);
+        }
+        fill(&mut record);
+        Ok(self.root.layers().put(&record)?)
+    }
+
+    /// Whether some representation of the layer is here, or can be fetched.
+    pub(crate) fn is_available(&self, layer: &Layer) -> Result<bool, EngineError> {
+        if layer.remote().is_some() || layer.changes.is_some() {
+            return Ok(true);
+        }
+        self.is_stored(layer)
+    }
+
+    /// Whether the layer will be found here by a later build.
+    pub(crate) fn is_stored(&self, layer: &Layer) -> Result<bool, EngineError> {
+        Ok(self.snapshots.get(&layer.key.snapshot_id())?.is_some() || self.stored_blob(layer)?.is_some())
+    }
+}
+
+impl LayerKey {
+    /// The layer's name in the database.
+    pub(crate) fn record_id(&self) -> LayerId {
+        match self {
+            Self::Made(id) => *id,
+            Self::Image { chain, .. } => {
+                LayerId(blake3::derive_key("longshore image layer 1", chain.to_string().as_bytes()))
+            }
+        }
+    }
+}
+
+fn extend_chain(parent: ChainId, diff_id: DiffId) -> ChainId {
+    ChainId(longshore_oci::Digest::sha256_of(format!("{parent} {diff_id}").as_bytes()))
+}
