@@ -113,8 +113,9 @@ impl StatCacheFile {
         if next == self.records {
             return Ok(());
         }
-        let directory = self.file.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(directory)?;
+        if let Some(directory) = self.file.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
         replace(&self.file, &encode(&next, &self.root))
     }
 

@@ -41,7 +41,9 @@ fn member(out: &mut Vec<u8>, words: &[&str]) {
     header.set_entry_type(kind);
     header.set_size(content.len() as u64);
     header.set_mode(mode);
-    (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_device_major(0).unwrap();
     header.set_device_minor(0).unwrap();
     for word in &words[2..] {

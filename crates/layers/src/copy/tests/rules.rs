@@ -437,6 +437,17 @@ fn a_directory_that_was_removed_and_made_again_is_opaque() {
         })
         .unwrap();
     builder.copy(&copy("s", "/d"), &source.source()).unwrap();
+    // What the base has there is neither in the way nor removed once more.
+    builder
+        .copy(&copy("s/sub/new", "/d/old/sub"), &source.source())
+        .unwrap();
+    builder
+        .remove(&RemoveOptions {
+            path: "/d/old",
+            allow_missing: false,
+            wildcard: false,
+        })
+        .unwrap();
     expect![[r#"
         dir! /d 755 0:0
         dir /d/sub 755 0:0
