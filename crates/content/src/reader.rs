@@ -60,6 +60,18 @@ impl BlobReader {
         &self.info
     }
 
+    /// Takes a part of what is still to come; `range` counts from the blob's start.
+    #[must_use]
+    pub fn restricted_to(mut self, range: ByteRange) -> Self {
+        let (start, end) = range.within(self.info.size_bytes);
+        self.at = start.clamp(self.at, self.end);
+        self.end = end.clamp(self.at, self.end);
+        if let Source::File { ahead, .. } = &mut self.source {
+            *ahead = None;
+        }
+        self
+    }
+
     /// How many bytes are still to come.
     pub fn remaining_bytes(&self) -> u64 {
         self.end - self.at

@@ -52,7 +52,7 @@ pub struct NewManifest<'a> {
     pub annotations: Option<&'a str>,
     /// Blobs that the repository must have.
     pub blobs: &'a [Digest],
-    /// Manifests that the repository must have.
+    /// Manifests (or, in an index, blobs) that the repository must have.
     pub manifests: &'a [Digest],
     /// Blobs that are kept if they are here, but need not be (non-distributable layers).
     pub optional_blobs: &'a [Digest],
@@ -584,9 +584,12 @@ fn missing(
             missing.push(*digest);
         }
     }
+    // Some indexes list plain blobs (build caches do); those are linked, not manifests.
     let mut statement = connection.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM manifests JOIN repositories ON id = repository
-         WHERE name = ?1 AND digest = ?2)",
+            WHERE name = ?1 AND digest = ?2)
+         OR EXISTS (SELECT 1 FROM blob_links JOIN repositories ON id = repository
+            WHERE name = ?1 AND digest = ?2)",
     )?;
     for digest in manifest.manifests {
         let held: bool =
