@@ -5,7 +5,11 @@
 //! echo '["FROM a\nRUN b"]' | cargo run -p longshore-dockerfile --example buildkit_view
 //! ```
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a tool for developers")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a tool for developers"
+)]
 
 use longshore_dockerfile::check::{CheckFilter, CheckOptions};
 use longshore_dockerfile::diagnostic::DiagnosticKind;
@@ -21,13 +25,22 @@ fn main() {
 
 fn view(text: &str) -> Value {
     let parsed = parse(text);
-    let error = parsed.first_error().filter(|error| error.kind != DiagnosticKind::NoStages);
-    let options = CheckOptions { experimental_all: true, ..CheckOptions::default() };
+    let error = parsed
+        .first_error()
+        .filter(|error| error.kind != DiagnosticKind::NoStages);
+    let options = CheckOptions {
+        experimental_all: true,
+        ..CheckOptions::default()
+    };
     let filter = CheckFilter::new(&parsed.dockerfile, Some(&options));
-    let findings = parsed.diagnostics.iter().filter(|found| filter.wants(found)).filter_map(|found| {
-        let rule = found.rule()?;
-        Some(json!({"rule": rule, "msg": found.message, "line": found.lines.start()}))
-    });
+    let findings = parsed
+        .diagnostics
+        .iter()
+        .filter(|found| filter.wants(found))
+        .filter_map(|found| {
+            let rule = found.rule()?;
+            Some(json!({"rule": rule, "msg": found.message, "line": found.lines.start()}))
+        });
     json!({
         "error": error.map(|error| error.buildkit_text()),
         "kind": error.map(|error| error.kind.code()),

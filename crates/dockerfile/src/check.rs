@@ -111,7 +111,9 @@ impl Rule {
         match self {
             Self::StageNameCasing => "Stage names should be lowercase",
             Self::FromAsCasing => "The 'as' keyword should match the case of the 'from' keyword",
-            Self::NoEmptyContinuation => "Empty continuation lines will become errors in a future release",
+            Self::NoEmptyContinuation => {
+                "Empty continuation lines will become errors in a future release"
+            }
             Self::ConsistentInstructionCasing => {
                 "All commands within the Dockerfile should use the same casing (either upper or lower)"
             }
@@ -149,9 +151,7 @@ impl Rule {
             Self::FromPlatformFlagConstDisallowed => {
                 "FROM --platform flag should not use a constant value"
             }
-            Self::CopyIgnoredFile => {
-                "Attempting to Copy file that is excluded by .dockerignore"
-            }
+            Self::CopyIgnoredFile => "Attempting to Copy file that is excluded by .dockerignore",
             Self::InvalidDefinitionDescription => {
                 "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment."
             }
@@ -168,7 +168,10 @@ impl Rule {
         if self == Self::InvalidBaseImagePlatform {
             return String::new();
         }
-        format!("https://docs.docker.com/go/dockerfile/rule/{}/", self.slug())
+        format!(
+            "https://docs.docker.com/go/dockerfile/rule/{}/",
+            self.slug()
+        )
     }
 
     /// The name in lower case with dashes, as the addresses use it.
@@ -263,7 +266,9 @@ impl CheckOptions {
     }
 
     fn read(&mut self, part: &str) -> Result<(), CheckOptionsError> {
-        let invalid = |option: &str| CheckOptionsError::Invalid { option: option.to_owned() };
+        let invalid = |option: &str| CheckOptionsError::Invalid {
+            option: option.to_owned(),
+        };
         let (key, value) = part.split_once('=').ok_or_else(|| invalid(part))?;
         let value = value.trim();
         match key.trim() {
@@ -299,17 +304,28 @@ impl CheckOptions {
         merged.skip_all |= local.skip_all;
         merged.experimental_all |= local.experimental_all;
         merged.skip.extend(local.skip.iter().cloned());
-        merged.experimental.extend(local.experimental.iter().cloned());
+        merged
+            .experimental
+            .extend(local.experimental.iter().cloned());
         merged
     }
 
     /// Names that are no rule, each with the nearest rule.
     #[must_use]
     pub fn unknown_names(&self) -> Vec<(&str, Option<&'static str>)> {
-        let names = self.skip.iter().chain(&self.experimental).map(String::as_str);
+        let names = self
+            .skip
+            .iter()
+            .chain(&self.experimental)
+            .map(String::as_str);
         names
             .filter(|name| Rule::from_name(name).is_none())
-            .map(|name| (name, suggest::nearest(name, Rule::ALL.into_iter().map(Rule::name))))
+            .map(|name| {
+                (
+                    name,
+                    suggest::nearest(name, Rule::ALL.into_iter().map(Rule::name)),
+                )
+            })
             .collect()
     }
 }
@@ -335,13 +351,18 @@ impl CheckFilter {
             let checks = origin.checks.as_ref()?;
             Some((origin.lines.clone(), global.with_local(checks)))
         });
-        Self { local: local.collect(), global }
+        Self {
+            local: local.collect(),
+            global,
+        }
     }
 
     /// Whether the diagnostic is to be shown. Errors always are.
     #[must_use]
     pub fn wants(&self, diagnostic: &Diagnostic) -> bool {
-        diagnostic.rule().is_none_or(|rule| self.options_at(*diagnostic.lines.start()).wants(rule))
+        diagnostic
+            .rule()
+            .is_none_or(|rule| self.options_at(*diagnostic.lines.start()).wants(rule))
     }
 
     /// Drops the findings that are not wanted.
@@ -373,7 +394,10 @@ impl Dockerfile {
     /// The origins of all instructions in order.
     pub fn origins(&self) -> impl Iterator<Item = &Origin> {
         let stages = self.stages.iter().flat_map(|stage| {
-            let rest = stage.instructions.iter().map(|instruction| &instruction.origin);
+            let rest = stage
+                .instructions
+                .iter()
+                .map(|instruction| &instruction.origin);
             std::iter::once(&stage.origin).chain(rest)
         });
         self.global_args.iter().map(|arg| &arg.origin).chain(stages)
@@ -386,8 +410,16 @@ mod tests {
 
     #[test]
     fn addresses_are_the_names_with_dashes() {
-        assert!(Rule::JsonArgsRecommended.url().ends_with("/rule/json-args-recommended/"));
-        assert!(Rule::SecretsUsedInArgOrEnv.url().ends_with("/rule/secrets-used-in-arg-or-env/"));
+        assert!(
+            Rule::JsonArgsRecommended
+                .url()
+                .ends_with("/rule/json-args-recommended/")
+        );
+        assert!(
+            Rule::SecretsUsedInArgOrEnv
+                .url()
+                .ends_with("/rule/secrets-used-in-arg-or-env/")
+        );
         assert!(Rule::InvalidBaseImagePlatform.url().is_empty());
         for rule in Rule::ALL {
             assert_eq!(Rule::from_name(rule.name()), Some(rule));
@@ -398,7 +430,10 @@ mod tests {
     fn options_come_in_any_order() {
         let options = CheckOptions::parse(" error=true; skip = A , B ;experimental=all").unwrap();
         assert!(options.error && options.experimental_all && !options.skip_all);
-        assert_eq!(options.skip.iter().map(String::as_str).collect::<Vec<_>>(), ["A", "B"]);
+        assert_eq!(
+            options.skip.iter().map(String::as_str).collect::<Vec<_>>(),
+            ["A", "B"]
+        );
         assert!(CheckOptions::parse("skip=all").unwrap().skip_all);
         assert_eq!(CheckOptions::parse("").unwrap(), CheckOptions::default());
     }
@@ -413,7 +448,8 @@ mod tests {
 
     #[test]
     fn skip_all_leaves_experimental_rules_to_their_own_switch() {
-        let options = CheckOptions::parse("skip=all;experimental=InvalidDefinitionDescription").unwrap();
+        let options =
+            CheckOptions::parse("skip=all;experimental=InvalidDefinitionDescription").unwrap();
         assert!(!options.wants(Rule::UndefinedVar));
         assert!(options.wants(Rule::InvalidDefinitionDescription));
         assert!(!CheckOptions::default().wants(Rule::InvalidDefinitionDescription));
@@ -422,6 +458,9 @@ mod tests {
     #[test]
     fn unknown_names_get_a_suggestion() {
         let options = CheckOptions::parse("skip=UndefinedVars,Nothing").unwrap();
-        assert_eq!(options.unknown_names(), [("Nothing", None), ("UndefinedVars", Some("UndefinedVar"))]);
+        assert_eq!(
+            options.unknown_names(),
+            [("Nothing", None), ("UndefinedVars", Some("UndefinedVar"))]
+        );
     }
 }

@@ -26,7 +26,9 @@ fn finding(rule: Rule, message: String, origin: &Origin) -> Diagnostic {
 
 /// An empty line inside an instruction. Its line is the last one before any heredoc.
 pub(crate) fn empty_continuation(node: &Node, diagnostics: &mut Vec<Diagnostic>) {
-    let Some((span, last)) = node.empty_continuation else { return };
+    let Some((span, last)) = node.empty_continuation else {
+        return;
+    };
     let message = "Empty continuation line";
     let found = Diagnostic::finding(Rule::NoEmptyContinuation, message, span, last..=last);
     diagnostics.push(found.with_help("remove the empty line, or put a `#` on it"));
@@ -41,7 +43,11 @@ pub(crate) fn unknown_rules(
 ) {
     for (name, nearest) in options.unknown_names() {
         let message = with_suggestion(format!("there is no build check `{name}`"), nearest);
-        diagnostics.push(Diagnostic::warning(DiagnosticKind::UnknownRule, message, span, lines.clone()));
+        let found = Diagnostic::warning(DiagnosticKind::UnknownRule, message, span, lines.clone());
+        let example = nearest.unwrap_or("UndefinedVar");
+        diagnostics.push(found.with_help(format!(
+            "write the name of a build check, such as `{example}`"
+        )));
     }
 }
 
@@ -59,16 +65,28 @@ pub(crate) fn from_casing(node: &Node, diagnostics: &mut Vec<Diagnostic>) {
         && name.value != name.to_lowercase()
     {
         let message = format!("Stage name '{}' should be lowercase", name.value);
-        let found = Diagnostic::finding(Rule::StageNameCasing, message, name.span, node.lines.clone());
+        let found = Diagnostic::finding(
+            Rule::StageNameCasing,
+            message,
+            name.span,
+            node.lines.clone(),
+        );
         diagnostics.push(found.with_help(format!("write `{}`", name.to_lowercase())));
     }
     if let [_, keyword, _, ..] = node.arguments.as_slice()
         && let Some(expected) = case_like(&node.keyword, keyword)
         && keyword.value != expected
     {
-        let message =
-            format!("'{}' and '{}' keywords' casing do not match", keyword.value, node.keyword.value);
-        let found = Diagnostic::finding(Rule::FromAsCasing, message, keyword.span, node.lines.clone());
+        let message = format!(
+            "'{}' and '{}' keywords' casing do not match",
+            keyword.value, node.keyword.value
+        );
+        let found = Diagnostic::finding(
+            Rule::FromAsCasing,
+            message,
+            keyword.span,
+            node.lines.clone(),
+        );
         diagnostics.push(found.with_help(format!("write `{expected}`")));
     }
 }
@@ -91,15 +109,23 @@ pub(crate) fn definition_description(
     names: &[&str],
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let (Some(comment), Some(first)) = (node.comments.last(), names.first()) else { return };
+    let (Some(comment), Some(first)) = (node.comments.last(), names.first()) else {
+        return;
+    };
     let word = comment.split(' ').next().unwrap_or_default();
     if names.contains(&word) {
         return;
     }
     let example = if names.len() > 1 { "<arg_key>" } else { first };
-    let message = format!("Comment for {instruction} should follow the format: `# {example} <description>`");
+    let message =
+        format!("Comment for {instruction} should follow the format: `# {example} <description>`");
     let rule = Rule::InvalidDefinitionDescription;
-    diagnostics.push(Diagnostic::finding(rule, message, node.keyword.span, node.lines.clone()));
+    diagnostics.push(Diagnostic::finding(
+        rule,
+        message,
+        node.keyword.span,
+        node.lines.clone(),
+    ));
 }
 
 /// Reserved names and names given twice.
@@ -107,15 +133,21 @@ pub(crate) fn stage_names(stages: &[Stage], diagnostics: &mut Vec<Diagnostic>) {
     let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
     for stage in stages {
         let Some(name) = &stage.name else { continue };
-        let at = |rule, message| Diagnostic::finding(rule, message, name.span, stage.origin.lines.clone());
+        let at = |rule, message| {
+            Diagnostic::finding(rule, message, name.span, stage.origin.lines.clone())
+        };
         if RESERVED_STAGE_NAMES.contains(&name.as_str()) {
-            let message =
-                format!("Stage name should not use the same name as reserved stage {}", quote(name));
+            let message = format!(
+                "Stage name should not use the same name as reserved stage {}",
+                quote(name)
+            );
             diagnostics.push(at(Rule::ReservedStageName, message).with_help("choose another name"));
         }
         if let Some(first) = seen.insert(name, name.span) {
-            let message =
-                format!("Duplicate stage name {}, stage names should be unique", quote(name));
+            let message = format!(
+                "Duplicate stage name {}, stage names should be unique",
+                quote(name)
+            );
             diagnostics.push(
                 at(Rule::DuplicateStageName, message)
                     .with_label(first, "first used here")
@@ -129,7 +161,10 @@ pub(crate) fn stage_names(stages: &[Stage], diagnostics: &mut Vec<Diagnostic>) {
 pub(crate) fn instruction_casing(stages: &[Stage], diagnostics: &mut Vec<Diagnostic>) {
     let origins = || {
         stages.iter().flat_map(|stage| {
-            let rest = stage.instructions.iter().map(|instruction| &instruction.origin);
+            let rest = stage
+                .instructions
+                .iter()
+                .map(|instruction| &instruction.origin);
             std::iter::once(&stage.origin).chain(rest)
         })
     };
@@ -150,8 +185,9 @@ pub(crate) fn instruction_casing(stages: &[Stage], diagnostics: &mut Vec<Diagnos
             (keyword.to_uppercase(), "uppercase")
         };
         if *keyword != expected {
-            let message =
-                format!("Command '{keyword}' should match the case of the command majority ({casing})");
+            let message = format!(
+                "Command '{keyword}' should match the case of the command majority ({casing})"
+            );
             let found = finding(Rule::ConsistentInstructionCasing, message, origin);
             diagnostics.push(found.with_help(format!("write `{expected}`")));
         }
@@ -170,7 +206,10 @@ impl StageChecks {
     /// `shell_is_set`: the base image's config names a shell, so that shell form is meant.
     #[must_use]
     pub fn new(shell_is_set: bool) -> Self {
-        Self { shell_is_set, last_seen: BTreeMap::new() }
+        Self {
+            shell_is_set,
+            last_seen: BTreeMap::new(),
+        }
     }
 
     /// The findings at the next instruction: LegacyKeyValueFormat,
@@ -239,7 +278,10 @@ fn legacy_pairs(pairs: &[KeyValue], origin: &Origin, found: &mut Vec<Diagnostic>
             "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
         );
         let (key, value) = (&pair.key.value, pair.value.trim());
-        let help = format!("write `{keyword} {key}={}`", double_quoted(value));
+        let help = match value.strip_prefix('=') {
+            Some(_) => format!("the value is `{value}`: no blanks may stand around the `=`"),
+            None => format!("write `{keyword} {key}={}`", double_quoted(value)),
+        };
         let mut diagnostic = finding(Rule::LegacyKeyValueFormat, message, origin);
         diagnostic.span = pair.key.span.to(pair.value.span);
         found.push(diagnostic.with_help(help));
@@ -249,7 +291,11 @@ fn legacy_pairs(pairs: &[KeyValue], origin: &Origin, found: &mut Vec<Diagnostic>
 /// A value as it can stand after `=`.
 fn double_quoted(value: &str) -> String {
     let is_plain = !value.is_empty() && !value.contains(|ch: char| ch.is_whitespace());
-    if is_plain || value.contains(['"', '\'', '\\', '`']) { value.to_owned() } else { format!("\"{value}\"") }
+    if is_plain || value.contains(['"', '\'', '\\', '`']) {
+        value.to_owned()
+    } else {
+        format!("\"{value}\"")
+    }
 }
 
 /// `FROM` uses an argument that is not declared.
@@ -274,10 +320,13 @@ pub fn workdir_relative_path(path: &str, origin: &Origin) -> Diagnostic {
 #[must_use]
 pub fn undefined_var(name: &str, suggestion: Option<&str>, origin: &Origin) -> Diagnostic {
     let suggestion = suggestion.map(|name| format!("${name}"));
-    let message =
-        with_suggestion(format!("Usage of undefined variable '${name}'"), suggestion.as_deref());
-    finding(Rule::UndefinedVar, message, origin)
-        .with_help(format!("declare it with `ARG {name}` or `ENV {name}=…`, or write `\\${name}`"))
+    let message = with_suggestion(
+        format!("Usage of undefined variable '${name}'"),
+        suggestion.as_deref(),
+    );
+    finding(Rule::UndefinedVar, message, origin).with_help(format!(
+        "declare it with `ARG {name}` or `ENV {name}=…`, or write `\\${name}`"
+    ))
 }
 
 /// A base image is for another platform than the one built. Platforms as written out.
@@ -312,8 +361,9 @@ pub fn secrets_used_in_arg_or_env(instruction: &str, key: &str, origin: &Origin)
         "Do not use ARG or ENV instructions for sensitive data ({instruction} {})",
         quote(key)
     );
-    finding(Rule::SecretsUsedInArgOrEnv, message, origin)
-        .with_help(format!("pass it with `RUN --mount=type=secret,id={key},env={key}`"))
+    finding(Rule::SecretsUsedInArgOrEnv, message, origin).with_help(format!(
+        "pass it with `RUN --mount=type=secret,id={key},env={key}`"
+    ))
 }
 
 /// A base name that is no image name while all arguments have their defaults.
@@ -328,8 +378,10 @@ pub fn invalid_default_arg_in_from(base_name: &str, origin: &Origin) -> Diagnost
 /// `FROM --platform` with a constant.
 #[must_use]
 pub fn from_platform_flag_const_disallowed(platform: &str, origin: &Origin) -> Diagnostic {
-    let message =
-        format!("FROM --platform flag should not use constant value {}", quote(platform));
+    let message = format!(
+        "FROM --platform flag should not use constant value {}",
+        quote(platform)
+    );
     finding(Rule::FromPlatformFlagConstDisallowed, message, origin)
         .with_help("remove the flag, or use `$BUILDPLATFORM` or `$TARGETPLATFORM`")
 }
@@ -337,11 +389,18 @@ pub fn from_platform_flag_const_disallowed(platform: &str, origin: &Origin) -> D
 /// `COPY` or `ADD` of a path that `.dockerignore` leaves out.
 #[must_use]
 pub fn copy_ignored_file(kind: &InstructionKind, path: &str, origin: &Origin) -> Diagnostic {
-    let verb = if matches!(kind, InstructionKind::Add(_)) { "Add" } else { "Copy" };
-    let message =
-        format!("Attempting to {verb} file {} that is excluded by .dockerignore", quote(path));
-    finding(Rule::CopyIgnoredFile, message, origin)
-        .with_help(format!("add `!{path}` to the ignore file, or do not copy it"))
+    let verb = if matches!(kind, InstructionKind::Add(_)) {
+        "Add"
+    } else {
+        "Copy"
+    };
+    let message = format!(
+        "Attempting to {verb} file {} that is excluded by .dockerignore",
+        quote(path)
+    );
+    finding(Rule::CopyIgnoredFile, message, origin).with_help(format!(
+        "add `!{path}` to the ignore file, or do not copy it"
+    ))
 }
 
 /// A protocol of `EXPOSE` in upper case. `port` after expansion.
@@ -359,8 +418,9 @@ pub fn expose_invalid_format(port: &str, origin: &Origin) -> Diagnostic {
         "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
     );
     let container_port = port.rsplit(':').next().unwrap_or(port);
-    finding(Rule::ExposeInvalidFormat, message, origin)
-        .with_help(format!("write `{container_port}`; mappings are given when a container is run"))
+    finding(Rule::ExposeInvalidFormat, message, origin).with_help(format!(
+        "write `{container_port}`; mappings are given when a container is run"
+    ))
 }
 
 /// Whether a variable's name says that its value is secret: one of its parts between underscores
@@ -368,12 +428,21 @@ pub fn expose_invalid_format(port: &str, origin: &Origin) -> Diagnostic {
 #[must_use]
 pub fn is_secret_name(name: &str) -> bool {
     const SECRET: [&str; 10] = [
-        "apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret",
+        "apikey",
+        "auth",
+        "credential",
+        "credentials",
+        "key",
+        "password",
+        "pword",
+        "passwd",
+        "secret",
         "token",
     ];
     const HARMLESS: [&str; 3] = ["public", "file", "version"];
     let has = |words: &[&str]| {
-        name.split('_').any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)))
+        name.split('_')
+            .any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)))
     };
     has(&SECRET) && !has(&HARMLESS)
 }
@@ -387,7 +456,14 @@ mod tests {
         for name in ["API_KEY", "token", "My_Secret_x", "AUTH", "DB_PASSWORD"] {
             assert!(is_secret_name(name), "{name}");
         }
-        for name in ["MONKEY", "PUBLIC_KEY", "KEY_FILE", "TOKEN_VERSION", "PATH", ""] {
+        for name in [
+            "MONKEY",
+            "PUBLIC_KEY",
+            "KEY_FILE",
+            "TOKEN_VERSION",
+            "PATH",
+            "",
+        ] {
             assert!(!is_secret_name(name), "{name}");
         }
     }

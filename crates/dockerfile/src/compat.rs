@@ -19,7 +19,10 @@ use crate::syntax::Node;
 /// All nodes as BuildKit's `Node.Dump` prints them.
 #[must_use]
 pub fn dump(parsed: &Parsed) -> String {
-    let nodes = parsed.nodes.iter().map(|node| format!("({})\n", dump_node(node)));
+    let nodes = parsed
+        .nodes
+        .iter()
+        .map(|node| format!("({})\n", dump_node(node)));
     nodes.collect::<String>().trim().to_owned()
 }
 
@@ -78,7 +81,11 @@ pub fn node(node: &Node) -> Value {
 /// The instruction in an `ONBUILD` is a node of its own, without lines.
 fn arguments(node: &Node) -> Value {
     let Some(trigger) = &node.trigger else {
-        return node.arguments.iter().map(|argument| argument.value.clone()).collect();
+        return node
+            .arguments
+            .iter()
+            .map(|argument| argument.value.clone())
+            .collect();
     };
     let mut child = self::node(trigger);
     child["start"] = json!(0);
@@ -89,7 +96,11 @@ fn arguments(node: &Node) -> Value {
 /// The arguments before the first stage.
 #[must_use]
 pub fn global_args(dockerfile: &Dockerfile) -> Value {
-    dockerfile.global_args.iter().map(|global| arg_fields(&global.arg)).collect()
+    dockerfile
+        .global_args
+        .iter()
+        .map(|global| arg_fields(&global.arg))
+        .collect()
 }
 
 /// The stages with their commands.
@@ -115,7 +126,12 @@ fn command(instruction: &Instruction) -> Value {
         "fields": fields(&instruction.kind),
     });
     if let InstructionKind::Run(run) = &instruction.kind {
-        let mut used: Vec<_> = instruction.origin.flags.iter().map(|flag| &flag.name).collect();
+        let mut used: Vec<_> = instruction
+            .origin
+            .flags
+            .iter()
+            .map(|flag| &flag.name)
+            .collect();
         used.sort();
         used.dedup();
         out["fields"]["FlagsUsed"] = json!(used);
@@ -225,7 +241,11 @@ fn fields(kind: &InstructionKind) -> Value {
 
 fn command_line(command: &CommandForm, empty_is_null: bool) -> Value {
     let words = command.words();
-    let words = if words.is_empty() && empty_is_null { Value::Null } else { json!(words) };
+    let words = if words.is_empty() && empty_is_null {
+        Value::Null
+    } else {
+        json!(words)
+    };
     json!({"CmdLine": words, "Files": null, "PrependShell": command.is_shell()})
 }
 
@@ -270,9 +290,8 @@ fn copied(
     for source in sources {
         match source {
             CopySource::Path(path) => paths.push(path.value.clone()),
-            CopySource::Heredoc(file) => contents.push(
-                json!({"Path": file.name, "Data": file.content, "Expand": file.expand}),
-            ),
+            CopySource::Heredoc(file) => contents
+                .push(json!({"Path": file.name, "Data": file.content, "Expand": file.expand})),
         }
     }
     out.insert("DestPath".into(), json!(destination));
@@ -286,14 +305,25 @@ fn copied(
 }
 
 fn null_if_empty(list: Value) -> Value {
-    if list.as_array().is_some_and(Vec::is_empty) { Value::Null } else { list }
+    if list.as_array().is_some_and(Vec::is_empty) {
+        Value::Null
+    } else {
+        list
+    }
 }
 
 fn copy_fields(copy: &CopyInstruction) -> Value {
     let owner = [&copy.chown, &copy.chmod].map(|flag| flag.as_ref().map_or("", |flag| flag));
-    let exclude = copy.exclude.iter().map(|pattern| pattern.as_str()).collect();
+    let exclude = copy
+        .exclude
+        .iter()
+        .map(|pattern| pattern.as_str())
+        .collect();
     let mut out = copied(&copy.sources, &copy.destination, owner, copy.link, exclude);
-    out.insert("From".into(), json!(copy.from.as_ref().map_or("", |from| from)));
+    out.insert(
+        "From".into(),
+        json!(copy.from.as_ref().map_or("", |from| from)),
+    );
     out.insert("Parents".into(), json!(copy.parents));
     Value::Object(out)
 }
@@ -303,7 +333,10 @@ fn add_fields(add: &AddInstruction) -> Value {
     let exclude = add.exclude.iter().map(|pattern| pattern.as_str()).collect();
     let mut out = copied(&add.sources, &add.destination, owner, add.link, exclude);
     out.insert("KeepGitDir".into(), json!(add.keep_git_dir));
-    out.insert("Checksum".into(), json!(add.checksum.as_ref().map_or("", |sum| sum)));
+    out.insert(
+        "Checksum".into(),
+        json!(add.checksum.as_ref().map_or("", |sum| sum)),
+    );
     out.insert("Unpack".into(), json!(add.unpack));
     Value::Object(out)
 }

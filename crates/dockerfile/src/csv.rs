@@ -22,7 +22,9 @@ pub enum CsvError {
 
 /// Splits a line at its commas. A field may be quoted; `""` in it is a quote.
 pub(crate) fn split_fields(line: &str) -> Result<Vec<String>, CsvError> {
-    let line = line.strip_suffix('\n').map_or(line, |rest| rest.strip_suffix('\r').unwrap_or(rest));
+    let line = line
+        .strip_suffix('\n')
+        .map_or(line, |rest| rest.strip_suffix('\r').unwrap_or(rest));
     if line.is_empty() {
         return Err(CsvError::Empty);
     }
@@ -45,7 +47,9 @@ pub(crate) fn split_fields(line: &str) -> Result<Vec<String>, CsvError> {
 fn bare_field(line: &str, start: usize) -> Result<(String, usize), CsvError> {
     let end = line[start..].find(',').map_or(line.len(), |at| start + at);
     match line[start..end].find('"') {
-        Some(at) => Err(CsvError::BareQuote { column: start + at + 1 }),
+        Some(at) => Err(CsvError::BareQuote {
+            column: start + at + 1,
+        }),
         None => Ok((line[start..end].to_owned(), end)),
     }
 }
@@ -91,7 +95,10 @@ mod tests {
 
     #[test]
     fn names_the_column_of_a_stray_quote() {
-        assert_eq!(split_fields("a,b\"c"), Err(CsvError::BareQuote { column: 4 }));
+        assert_eq!(
+            split_fields("a,b\"c"),
+            Err(CsvError::BareQuote { column: 4 })
+        );
         assert_eq!(split_fields("\"a\"b"), Err(CsvError::Quote { column: 3 }));
         assert_eq!(split_fields("\"ab"), Err(CsvError::Quote { column: 2 }));
         assert_eq!(split_fields(""), Err(CsvError::Empty));

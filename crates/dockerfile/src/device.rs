@@ -46,7 +46,11 @@ pub enum DeviceError {
 
 /// Reads a flag's value.
 pub(crate) fn parse_device(value: &str, span: Span) -> Result<DeviceRequest, DeviceError> {
-    let mut device = DeviceRequest { name: String::new(), required: false, span };
+    let mut device = DeviceRequest {
+        name: String::new(),
+        required: false,
+        span,
+    };
     for field in split_fields(value).map_err(DeviceError::Csv)? {
         read_field(&mut device, field)?;
     }
@@ -61,11 +65,15 @@ fn read_field(device: &mut DeviceRequest, field: String) -> Result<(), DeviceErr
     match (key.as_str(), value) {
         ("required", None) => device.required = true,
         ("required", Some(value)) => {
-            device.required = parse_bool(value)
-                .ok_or_else(|| DeviceError::InvalidValue { key, value: value.to_owned() })?;
+            device.required = parse_bool(value).ok_or_else(|| DeviceError::InvalidValue {
+                key,
+                value: value.to_owned(),
+            })?;
         }
         ("name", Some(_)) if !device.name.is_empty() => {
-            return Err(DeviceError::NamedTwice { name: device.name.clone() });
+            return Err(DeviceError::NamedTwice {
+                name: device.name.clone(),
+            });
         }
         ("name", Some(value)) => value.clone_into(&mut device.name),
         // The first other field is the name, whatever it looks like: CDI names hold `=`.
@@ -73,7 +81,11 @@ fn read_field(device: &mut DeviceRequest, field: String) -> Result<(), DeviceErr
         (_, None) => return Err(DeviceError::NoValue { field }),
         (key, Some(_)) => {
             let suggestion = suggest::nearest(key, ["name", "required"]);
-            return Err(DeviceError::UnknownKey { key: key.to_owned(), field: field.clone(), suggestion });
+            return Err(DeviceError::UnknownKey {
+                key: key.to_owned(),
+                field: field.clone(),
+                suggestion,
+            });
         }
     }
     Ok(())
@@ -85,11 +97,20 @@ mod tests {
 
     fn check(value: &str, name: &str, required: bool) {
         let device = parse_device(value, Span::default()).unwrap();
-        assert_eq!((device.name.as_str(), device.required), (name, required), "{value}");
+        assert_eq!(
+            (device.name.as_str(), device.required),
+            (name, required),
+            "{value}"
+        );
     }
 
     fn check_error(value: &str, expected: &str) {
-        assert_eq!(parse_device(value, Span::default()).unwrap_err().to_string(), expected);
+        assert_eq!(
+            parse_device(value, Span::default())
+                .unwrap_err()
+                .to_string(),
+            expected
+        );
     }
 
     #[test]
@@ -102,8 +123,14 @@ mod tests {
 
     #[test]
     fn faults_are_told_in_buildkits_words() {
-        check_error("gpu,other", "invalid field 'other' must be a key=value pair");
-        check_error("gpu,requird=1", "unexpected key 'requird' in 'requird=1' (did you mean required?)");
+        check_error(
+            "gpu,other",
+            "invalid field 'other' must be a key=value pair",
+        );
+        check_error(
+            "gpu,requird=1",
+            "unexpected key 'requird' in 'requird=1' (did you mean required?)",
+        );
         check_error("gpu,name=b", "device name already set to gpu");
         check_error("gpu,required=x", "invalid value for required: x");
         check_error("", "failed to parse csv devices: EOF");

@@ -71,7 +71,10 @@ impl Diagnostic {
         span: Span,
         lines: RangeInclusive<u32>,
     ) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(kind, message, span, lines) }
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(kind, message, span, lines)
+        }
     }
 
     /// A finding of a build check.
@@ -94,7 +97,10 @@ impl Diagnostic {
     /// Adds a note at another place.
     #[must_use]
     pub fn with_label(mut self, span: Span, text: impl Into<String>) -> Self {
-        self.labels.push(Label { span, text: text.into() });
+        self.labels.push(Label {
+            span,
+            text: text.into(),
+        });
         self
     }
 
@@ -163,6 +169,8 @@ macro_rules! kinds {
 }
 
 kinds! {
+    /// The text is a Dockerfile, but cannot be built as it was asked for.
+    CannotBuild = "cannot-build", File;
     /// The text is larger than any Dockerfile may be.
     FileTooLarge = "file-too-large", Directives;
     /// The text is empty.
@@ -229,6 +237,8 @@ kinds! {
     OnBuildChain = "onbuild-chain", Typing;
     /// `ONBUILD FROM` or `ONBUILD MAINTAINER`.
     OnBuildForbidden = "onbuild-forbidden", Typing;
+    /// An `ONBUILD` trigger that will fail wherever it fires.
+    OnBuildFault = "onbuild-fault", File;
     /// `HEALTHCHECK NONE` with arguments.
     HealthcheckNoneArguments = "healthcheck-none-arguments", Typing;
     /// `HEALTHCHECK` with something else than `NONE` and `CMD`.

@@ -94,11 +94,17 @@ pub(crate) fn read_line<'a>(line: &'a str, sign: &str) -> Option<DirectiveLine<'
     if !key.starts_with(|ch: char| ch.is_ascii_alphabetic()) {
         return None;
     }
-    let rest = body[key_end..].trim_start_matches(is_regex_space).strip_prefix('=')?;
+    let rest = body[key_end..]
+        .trim_start_matches(is_regex_space)
+        .strip_prefix('=')?;
     let value = directive_value(rest)?;
     let name = DirectiveName::from_name(key)?;
     let value_start = value.as_ptr() as usize - line.as_ptr() as usize;
-    Some(DirectiveLine { name, value, value_start })
+    Some(DirectiveLine {
+        name,
+        value,
+        value_start,
+    })
 }
 
 /// A value has at least one character; if there are blanks alone, the last one is the value.
@@ -182,7 +188,11 @@ fn find(text: &str, skipped: u32, sign: &str, wanted: DirectiveName) -> Option<S
 fn json_syntax(text: &str, skipped: u32) -> Option<Syntax> {
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
     let value = object.get("syntax")?.as_str()?;
-    Some(Syntax { image: value.to_owned(), command_line: value.to_owned(), line: skipped })
+    Some(Syntax {
+        image: value.to_owned(),
+        command_line: value.to_owned(),
+        line: skipped,
+    })
 }
 
 #[cfg(test)]
@@ -197,7 +207,10 @@ mod tests {
     fn keys_ignore_case_and_blanks() {
         assert_eq!(value("# ESCAPE = ` "), Some(("escape", "`")));
         assert_eq!(value("#syntax=a b"), Some(("syntax", "a b")));
-        assert_eq!(value("# check=skip=all;error=true"), Some(("check", "skip=all;error=true")));
+        assert_eq!(
+            value("# check=skip=all;error=true"),
+            Some(("check", "skip=all;error=true"))
+        );
         assert_eq!(value("# foo=bar"), None);
         assert_eq!(value("# 1syntax=bar"), None);
         assert_eq!(value("# syntax="), None);
@@ -227,7 +240,10 @@ mod tests {
     #[test]
     fn syntax_is_found_in_four_forms() {
         assert_eq!(image("# syntax=a/b:1 --x\nFROM a"), found("a/b:1", 1));
-        assert_eq!(image("\u{feff}#!/usr/bin/env x\r\n# escape=`\r\n#syntax=a\r\n"), found("a", 3));
+        assert_eq!(
+            image("\u{feff}#!/usr/bin/env x\r\n# escape=`\r\n#syntax=a\r\n"),
+            found("a", 3)
+        );
         assert_eq!(image("// syntax=a\n{}"), found("a", 1));
         assert_eq!(image("{\"syntax\": \"a b\"}"), found("a b", 0));
         assert_eq!(image("# comment\n# syntax=a"), None);
@@ -237,6 +253,9 @@ mod tests {
 
     #[test]
     fn the_command_line_keeps_what_follows_the_image() {
-        assert_eq!(detect_syntax("# syntax=a --x  y").unwrap().command_line, "a --x  y");
+        assert_eq!(
+            detect_syntax("# syntax=a --x  y").unwrap().command_line,
+            "a --x  y"
+        );
     }
 }

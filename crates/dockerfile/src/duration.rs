@@ -45,7 +45,9 @@ pub enum DurationError {
 /// # Errors
 /// What [`DurationError`] says.
 pub fn parse_nanoseconds(text: &str) -> Result<i64, DurationError> {
-    let invalid = || DurationError::Invalid { text: text.to_owned() };
+    let invalid = || DurationError::Invalid {
+        text: text.to_owned(),
+    };
     let (negative, rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -61,19 +63,28 @@ pub fn parse_nanoseconds(text: &str) -> Result<i64, DurationError> {
     let mut rest = rest;
     while !rest.is_empty() {
         let (part, after) = parse_part(rest, text)?;
-        total = total.checked_add(part).filter(|sum| *sum <= 1 << 63).ok_or_else(invalid)?;
+        total = total
+            .checked_add(part)
+            .filter(|sum| *sum <= 1 << 63)
+            .ok_or_else(invalid)?;
         rest = after;
     }
     signed(total, negative).ok_or_else(invalid)
 }
 
 fn signed(total: u64, negative: bool) -> Option<i64> {
-    if negative { 0_i64.checked_sub_unsigned(total) } else { i64::try_from(total).ok() }
+    if negative {
+        0_i64.checked_sub_unsigned(total)
+    } else {
+        i64::try_from(total).ok()
+    }
 }
 
 /// Reads one number with its unit; answers its nanoseconds and what follows.
 fn parse_part<'a>(rest: &'a str, text: &str) -> Result<(u64, &'a str), DurationError> {
-    let invalid = || DurationError::Invalid { text: text.to_owned() };
+    let invalid = || DurationError::Invalid {
+        text: text.to_owned(),
+    };
     let (whole, after) = split_digits(rest);
     let (fraction, after) = match after.strip_prefix('.') {
         Some(after) => split_digits(after),
@@ -82,24 +93,44 @@ fn parse_part<'a>(rest: &'a str, text: &str) -> Result<(u64, &'a str), DurationE
     if whole.is_empty() && fraction.is_empty() {
         return Err(invalid());
     }
-    let unit_end = after.find(|ch: char| ch == '.' || ch.is_ascii_digit()).unwrap_or(after.len());
+    let unit_end = after
+        .find(|ch: char| ch == '.' || ch.is_ascii_digit())
+        .unwrap_or(after.len());
     let (unit, after) = after.split_at(unit_end);
     let scale = scale_of(unit, text)?;
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
-    let nanos = whole.checked_mul(scale).filter(|nanos| *nanos <= 1 << 63).ok_or_else(invalid)?;
+    let whole: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().map_err(|_| invalid())?
+    };
+    let nanos = whole
+        .checked_mul(scale)
+        .filter(|nanos| *nanos <= 1 << 63)
+        .ok_or_else(invalid)?;
     Ok((nanos.saturating_add(fraction_nanos(fraction, scale)), after))
 }
 
 fn split_digits(text: &str) -> (&str, &str) {
-    text.split_at(text.find(|ch: char| !ch.is_ascii_digit()).unwrap_or(text.len()))
+    text.split_at(
+        text.find(|ch: char| !ch.is_ascii_digit())
+            .unwrap_or(text.len()),
+    )
 }
 
 fn scale_of(unit: &str, text: &str) -> Result<u64, DurationError> {
     if unit.is_empty() {
-        return Err(DurationError::MissingUnit { text: text.to_owned() });
+        return Err(DurationError::MissingUnit {
+            text: text.to_owned(),
+        });
     }
-    let known = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale);
-    known.ok_or_else(|| DurationError::UnknownUnit { unit: unit.to_owned(), text: text.to_owned() })
+    let known = UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .map(|(_, scale)| *scale);
+    known.ok_or_else(|| DurationError::UnknownUnit {
+        unit: unit.to_owned(),
+        text: text.to_owned(),
+    })
 }
 
 /// The nanoseconds of a decimal fraction of a unit, rounded as Go does: in floating point, down.
@@ -108,8 +139,12 @@ fn fraction_nanos(digits: &str, scale: u64) -> u64 {
     let mut value: u64 = 0;
     let mut divisor = 1.0;
     for digit in digits.bytes() {
-        let longer = value.checked_mul(10).and_then(|value| value.checked_add(u64::from(digit - b'0')));
-        let Some(longer) = longer.filter(|value| *value <= 1 << 63) else { break };
+        let longer = value
+            .checked_mul(10)
+            .and_then(|value| value.checked_add(u64::from(digit - b'0')));
+        let Some(longer) = longer.filter(|value| *value <= 1 << 63) else {
+            break;
+        };
         value = longer;
         divisor *= 10.0;
     }
@@ -165,6 +200,9 @@ mod tests {
         check_error("s", "time: invalid duration \"s\"");
         check_error(".", "time: invalid duration \".\"");
         check_error("10x", "time: unknown unit \"x\" in duration \"10x\"");
-        check_error("9223372036854775808ns", "time: invalid duration \"9223372036854775808ns\"");
+        check_error(
+            "9223372036854775808ns",
+            "time: invalid duration \"9223372036854775808ns\"",
+        );
     }
 }

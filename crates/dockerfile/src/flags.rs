@@ -1,8 +1,10 @@
 //! Flags of an instruction against those it knows.
 
+use std::collections::BTreeMap;
+
 use crate::diagnostic::{Diagnostic, DiagnosticKind};
 use crate::instruction::Flag;
-use crate::span::{Span, Spanned};
+use crate::span::Spanned;
 use crate::suggest;
 use crate::syntax::Node;
 
@@ -20,24 +22,23 @@ pub(crate) enum FlagType {
 /// The flags given, checked.
 #[derive(Debug, Default)]
 pub(crate) struct Flags {
-    given: Vec<(&'static str, Spanned<String>)>,
+    given: BTreeMap<&'static str, Vec<Spanned<String>>>,
 }
 
 impl Flags {
     /// The text of a flag, if it was given.
     pub(crate) fn text(&self, name: &str) -> Option<Spanned<String>> {
-        self.texts(name).pop()
+        self.given.get(name)?.last().cloned()
     }
 
     /// All texts of a flag, in order.
     pub(crate) fn texts(&self, name: &str) -> Vec<Spanned<String>> {
-        let given = self.given.iter().filter(|(given, _)| *given == name);
-        given.map(|(_, value)| value.clone()).collect()
+        self.given.get(name).cloned().unwrap_or_default()
     }
 
     /// A switch, if it was given.
     pub(crate) fn switch(&self, name: &str) -> Option<bool> {
-        let value = &self.given.iter().find(|(given, _)| *given == name)?.1;
+        let value = self.given.get(name)?.first()?;
         Some(!value.eq_ignore_ascii_case("false"))
     }
 }
@@ -49,7 +50,11 @@ pub(crate) fn cut(word: &Spanned<String>) -> Flag {
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (text, None),
     };
-    Flag { name: name.to_owned(), value, span: word.span }
+    Flag {
+        name: name.to_owned(),
+        value,
+        span: word.span,
+    }
 }
 
 /// Checks a node's flags against `known`, which is in alphabetical order. Every fault is pushed.
@@ -64,7 +69,11 @@ pub(crate) fn read(
         match check(&flag, known, &flags) {
             Ok(name) => {
                 let value = flag.value.unwrap_or_default();
-                flags.given.push((name, Spanned::new(value, word.span)));
+                flags
+                    .given
+                    .entry(name)
+                    .or_default()
+                    .push(Spanned::new(value, word.span));
             }
             Err(fault) => diagnostics.push(fault.diagnostic(&flag, known, node, &flags)),
         }
@@ -87,7 +96,7 @@ fn check(
 ) -> Result<&'static str, FlagFault> {
     let found = known.iter().find(|(name, _)| *name == flag.name);
     let (name, kind) = *found.ok_or(FlagFault::Unknown)?;
-    if kind != FlagType::Texts && flags.given.iter().any(|(given, _)| *given == name) {
+    if kind != FlagType::Texts && flags.given.contains_key(name) {
         return Err(FlagFault::Duplicate);
     }
     match (kind, flag.value.as_deref()) {
@@ -115,20 +124,27 @@ impl FlagFault {
         match self {
             Self::Unknown => {
                 let suggestion = suggest::nearest(name, known.iter().map(|(known, _)| *known));
-                let message = suggest::with_suggestion(format!("unknown flag: --{name}"), suggestion);
+                let message =
+                    suggest::with_suggestion(format!("unknown flag: --{name}"), suggestion);
                 error(DiagnosticKind::UnknownFlag, message)
                     .with_help(known_flags_help(&node.keyword.to_uppercase(), known))
             }
             Self::Duplicate => {
                 let message = format!("duplicate flag specified: --{name}");
-                let first = flags.given.iter().find(|(given, _)| given == name);
-                let first = first.map_or_else(Span::default, |(_, value)| value.span);
+                let first = flags
+                    .given
+                    .get(name.as_str())
+                    .and_then(|given| given.first());
+                let first = first.map_or(flag.span, |value| value.span);
                 error(DiagnosticKind::DuplicateFlag, message)
                     .with_label(first, "first given here")
                     .with_help("give the flag once")
             }
-            Self::NoValue => error(DiagnosticKind::MissingFlagValue, format!("missing a value on flag: --{name}"))
-                .with_help(format!("write `--{name}=<value>`")),
+            Self::NoValue => error(
+                DiagnosticKind::MissingFlagValue,
+                format!("missing a value on flag: --{name}"),
+            )
+            .with_help(format!("write `--{name}=<value>`")),
             Self::NotBool => {
                 let value = flag.value.as_deref().unwrap_or_default();
                 let message = format!("expecting boolean value for flag --{name}, not: {value}");

@@ -44,7 +44,9 @@ impl Heredoc {
 /// Removes the tabs every line starts with.
 #[must_use]
 pub fn strip_leading_tabs(text: &str) -> String {
-    text.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
+    text.split_inclusive('\n')
+        .map(|line| line.trim_start_matches('\t'))
+        .collect()
 }
 
 /// What a `<<EOF` word says.
@@ -74,7 +76,9 @@ pub(crate) fn words_in_line(line: &str) -> Result<Vec<(HeredocWord, Range<usize>
     let mut found = Vec::new();
     let mut places = Places { line, at: Some(0) };
     for word in words {
-        let Some(delimiter) = split_word(&word) else { continue };
+        let Some(delimiter) = split_word(&word) else {
+            continue;
+        };
         if let Some(heredoc) = read_delimiter(delimiter)? {
             found.push((heredoc, places.next(&word)));
         }
@@ -91,7 +95,9 @@ struct Places<'a> {
 
 impl Places<'_> {
     fn next(&mut self, word: &str) -> Range<usize> {
-        let found = self.at.and_then(|at| Some(at + self.line[at..].find(word)?));
+        let found = self
+            .at
+            .and_then(|at| Some(at + self.line[at..].find(word)?));
         self.at = found.map(|start| start + word.len());
         found.map_or(0..self.line.len(), |start| start..start + word.len())
     }
@@ -99,7 +105,12 @@ impl Places<'_> {
 
 /// Words with every variable unset and left in place.
 fn split(text: &str, quotes: Quotes, escapes: Escapes) -> Result<Vec<String>, ExpandError> {
-    let lexer = Lexer { escape: '\\', quotes, escapes, unset: Unset::Keep };
+    let lexer = Lexer {
+        escape: '\\',
+        quotes,
+        escapes,
+        unset: Unset::Keep,
+    };
     Ok(lexer.expand(text, &())?.words)
 }
 
@@ -139,12 +150,22 @@ fn split_word(word: &str) -> Option<Delimiter<'_>> {
     if text.is_empty() || text.contains('<') {
         return None;
     }
-    let descriptor = if digits.is_empty() { 0 } else { digits.parse().unwrap_or(u64::MAX) };
-    Some(Delimiter { descriptor, strip_tabs, text })
+    let descriptor = if digits.is_empty() {
+        0
+    } else {
+        digits.parse().unwrap_or(u64::MAX)
+    };
+    Some(Delimiter {
+        descriptor,
+        strip_tabs,
+        text,
+    })
 }
 
 fn quote_count(text: &str) -> usize {
-    text.bytes().filter(|byte| matches!(byte, b'\'' | b'"')).count()
+    text.bytes()
+        .filter(|byte| matches!(byte, b'\'' | b'"'))
+        .count()
 }
 
 #[cfg(test)]
@@ -175,7 +196,14 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_heredoc_may_be_none() {
-        for line in ["RUN a <<<b", "RUN '<<EOF'", "RUN \\<<EOF", "RUN a<<EOF", "RUN <<\"\"", "RUN <<"] {
+        for line in [
+            "RUN a <<<b",
+            "RUN '<<EOF'",
+            "RUN \\<<EOF",
+            "RUN a<<EOF",
+            "RUN <<\"\"",
+            "RUN <<",
+        ] {
             assert_eq!(words(line), [], "{line}");
         }
     }
@@ -198,14 +226,22 @@ mod tests {
     #[test]
     fn words_know_their_place() {
         let line = "RUN cat <<A && 4<<B";
-        let ranges: Vec<_> = words_in_line(line).unwrap().into_iter().map(|(_, range)| &line[range]).collect();
+        let ranges: Vec<_> = words_in_line(line)
+            .unwrap()
+            .into_iter()
+            .map(|(_, range)| &line[range])
+            .collect();
         assert_eq!(ranges, ["<<A", "4<<B"]);
     }
 
     #[test]
     fn a_word_that_lexing_rewrites_has_the_line_as_its_place() {
         let line = "RUN <<A <<\"b\\c\" <<E";
-        let ranges: Vec<_> = words_in_line(line).unwrap().into_iter().map(|(_, range)| range).collect();
+        let ranges: Vec<_> = words_in_line(line)
+            .unwrap()
+            .into_iter()
+            .map(|(_, range)| range)
+            .collect();
         assert_eq!(ranges, [4..7, 0..line.len(), 0..line.len()]);
     }
 

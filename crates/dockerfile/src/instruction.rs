@@ -119,7 +119,10 @@ pub struct Instruction {
 
 /// The instructions a stage can hold.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "each variant is documented by the type it holds")]
+#[expect(
+    missing_docs,
+    reason = "each variant is documented by the type it holds"
+)]
 pub enum InstructionKind {
     Run(RunInstruction),
     Copy(CopyInstruction),
@@ -216,7 +219,9 @@ impl RunInstruction {
     /// own if it starts with `#!`. Nothing if the heredocs are redirections of a longer command.
     #[must_use]
     pub fn script(&self) -> Option<&Heredoc> {
-        let CommandForm::Shell(text) = &self.command else { return None };
+        let CommandForm::Shell(text) = &self.command else {
+            return None;
+        };
         parse_heredoc_word(text).and_then(|_| self.heredocs.first())
     }
 }
@@ -469,7 +474,11 @@ impl HealthcheckInstruction {
         let Self::Check(check) = self else {
             return vec!["NONE".to_owned()];
         };
-        let kind = if check.command.is_shell() { "CMD-SHELL" } else { "CMD" };
+        let kind = if check.command.is_shell() {
+            "CMD-SHELL"
+        } else {
+            "CMD"
+        };
         let mut test = vec![kind.to_owned()];
         test.extend(check.command.words());
         test

@@ -28,7 +28,10 @@ pub(crate) fn parse_strings(text: &str, range: Range<usize>) -> Result<Vec<Word>
     if !text[start..range.end].starts_with('[') {
         return Err(Fault::NotArray);
     }
-    let mut reader = Reader { text: &text[..range.end], at: start + 1 };
+    let mut reader = Reader {
+        text: &text[..range.end],
+        at: start + 1,
+    };
     let (elements, other) = reader.elements()?;
     reader.skip_blanks();
     if reader.at < range.end {
@@ -64,7 +67,10 @@ impl Reader<'_> {
     }
 
     fn fault(&self, reason: &'static str) -> Fault {
-        Fault::Syntax { at: self.at, reason }
+        Fault::Syntax {
+            at: self.at,
+            reason,
+        }
     }
 
     fn skip_blanks(&mut self) {
@@ -96,7 +102,10 @@ impl Reader<'_> {
                 _ => {
                     let start = self.at;
                     match self.value()? {
-                        Some(text) => elements.push(Word { text, range: start..self.at }),
+                        Some(text) => elements.push(Word {
+                            text,
+                            range: start..self.at,
+                        }),
                         None => other = other.or(Some(start..self.at)),
                     }
                     expect = Expect::Comma;
@@ -192,11 +201,16 @@ impl Reader<'_> {
     /// A number, `true`, `false` or `null`.
     fn scalar(&mut self) -> Result<(), Fault> {
         let rest = &self.text[self.at..];
-        let end = rest.find(|ch: char| !(ch.is_ascii_alphanumeric() || matches!(ch, '+' | '-' | '.')));
+        let end =
+            rest.find(|ch: char| !(ch.is_ascii_alphanumeric() || matches!(ch, '+' | '-' | '.')));
         let word = &rest[..end.unwrap_or(rest.len())];
         if !matches!(word, "true" | "false" | "null") && !is_number(word) {
             let quoted = rest.starts_with('\'');
-            let reason = if quoted { "strings need double quotes" } else { "a string in double quotes is missing" };
+            let reason = if quoted {
+                "strings need double quotes"
+            } else {
+                "a string in double quotes is missing"
+            };
             return Err(self.fault(reason));
         }
         self.at += word.len();
@@ -208,7 +222,9 @@ impl Reader<'_> {
         let mut value = String::new();
         loop {
             let rest = &self.text.as_bytes()[self.at..];
-            let length = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+            let length = rest
+                .iter()
+                .position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
             let Some(length) = length else {
                 return Err(self.fault("a string is not closed"));
             };
@@ -256,7 +272,9 @@ impl Reader<'_> {
             return Ok(ch);
         }
         // A pair of surrogates is one character; a lone one is replaced.
-        let second = self.hex_at(self.at).filter(|second| (0xdc00..0xe000).contains(second));
+        let second = self
+            .hex_at(self.at)
+            .filter(|second| (0xdc00..0xe000).contains(second));
         match second {
             Some(second) if first < 0xdc00 => {
                 self.at += 6;
@@ -288,8 +306,10 @@ fn is_number(word: &str) -> bool {
         Some((whole, fraction)) => (whole, Some(fraction)),
         None => (mantissa, None),
     };
-    let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let exponent_ok = exponent.is_none_or(|text| all_digits(text.strip_prefix(['+', '-']).unwrap_or(text)));
+    let all_digits =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let exponent_ok =
+        exponent.is_none_or(|text| all_digits(text.strip_prefix(['+', '-']).unwrap_or(text)));
     all_digits(whole)
         && (whole == "0" || !whole.starts_with('0'))
         && fraction.is_none_or(all_digits)
@@ -315,15 +335,28 @@ mod tests {
 
     #[test]
     fn reads_strings_with_escapes() {
-        assert_eq!(strings(" [\"a b\" , \"\\u00e9\\n\\\"\\\\\\/\" ] ").unwrap(), ["a b", "é\n\"\\/"]);
+        assert_eq!(
+            strings(" [\"a b\" , \"\\u00e9\\n\\\"\\\\\\/\" ] ").unwrap(),
+            ["a b", "é\n\"\\/"]
+        );
         assert_eq!(strings("[]").unwrap(), [""; 0]);
-        assert_eq!(strings("[\"\\ud83d\\ude00\\ud83d\\u0041\\ude00\"]").unwrap(), ["😀\u{fffd}A\u{fffd}"]);
+        assert_eq!(
+            strings("[\"\\ud83d\\ude00\\ud83d\\u0041\\ude00\"]").unwrap(),
+            ["😀\u{fffd}A\u{fffd}"]
+        );
     }
 
     #[test]
     fn other_elements_are_named() {
-        for (text, element) in [("[\"a\", 1]", "1"), ("[[\"a\"]]", "[\"a\"]"), ("[null]", "null"), ("[{\"a\": [1, {}]}, 2]", "{\"a\": [1, {}]}")] {
-            let Err(Fault::NotStrings { element: found }) = strings(text) else { panic!("{text}") };
+        for (text, element) in [
+            ("[\"a\", 1]", "1"),
+            ("[[\"a\"]]", "[\"a\"]"),
+            ("[null]", "null"),
+            ("[{\"a\": [1, {}]}, 2]", "{\"a\": [1, {}]}"),
+        ] {
+            let Err(Fault::NotStrings { element: found }) = strings(text) else {
+                panic!("{text}")
+            };
             assert_eq!(&text[found], element);
         }
     }
@@ -334,7 +367,10 @@ mod tests {
         assert_eq!(reason("[\"a\" \"b\"]"), "a comma is missing");
         assert_eq!(reason("[\"a\",]"), "a string in double quotes is missing");
         assert_eq!(reason("[\"c:\\x\"]"), "a backslash must be doubled");
-        assert_eq!(reason("[\"a\"] && b"), "something follows the closing bracket");
+        assert_eq!(
+            reason("[\"a\"] && b"),
+            "something follows the closing bracket"
+        );
         assert_eq!(reason("[\"a"), "a string is not closed");
         assert_eq!(reason("[\"a\""), "the closing bracket is missing");
         assert_eq!(reason("[1e999]"), "a string in double quotes is missing");
@@ -347,7 +383,10 @@ mod tests {
     #[test]
     fn depth_is_bounded_without_recursion() {
         let nest = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(matches!(strings(&nest(10_000)), Err(Fault::NotStrings { .. })));
+        assert!(matches!(
+            strings(&nest(10_000)),
+            Err(Fault::NotStrings { .. })
+        ));
         assert_eq!(reason(&nest(10_001)), "it is nested too deeply");
         let objects = format!("[{}1{}]", "{\"a\":".repeat(50_000), "}".repeat(50_000));
         assert_eq!(reason(&objects), "it is nested too deeply");

@@ -80,18 +80,31 @@ impl LogicalLine {
 
     /// The source offset of the byte at `offset`.
     fn source_of(&self, offset: usize) -> usize {
-        let index = self.pieces.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
-        self.pieces.get(index).map_or(0, |(start, source)| source + (offset - start))
+        let index = self
+            .pieces
+            .partition_point(|(start, _)| *start <= offset)
+            .saturating_sub(1);
+        self.pieces
+            .get(index)
+            .map_or(0, |(start, source)| source + (offset - start))
     }
 
     /// Where a range of this line stands in the source. It covers continuations in between.
     pub(crate) fn span(&self, range: Range<usize>) -> Span {
-        let start = self.source_of(range.start);
         if range.is_empty() {
-            return Span::new(start, start);
+            // Behind the text before it, not on the line after a continuation.
+            let at = range
+                .start
+                .checked_sub(1)
+                .map_or_else(|| self.source_of(0), |last| self.source_of(last) + 1);
+            return Span::new(at, at);
         }
+        let start = self.source_of(range.start);
         let last = range.end - 1;
-        let index = self.pieces.partition_point(|(at, _)| *at <= last).saturating_sub(1);
+        let index = self
+            .pieces
+            .partition_point(|(at, _)| *at <= last)
+            .saturating_sub(1);
         let (at, source) = self.pieces[index];
         Span::new(start, source + (range.end - at))
     }
@@ -148,7 +161,10 @@ impl<'a> Lines<'a> {
 
     /// Where the content of the last line read ends, its line break left out.
     pub(crate) fn last_content_end(&self) -> usize {
-        self.text[..self.at].trim_end_matches(['\r', '\n']).len().max(self.last_start)
+        self.text[..self.at]
+            .trim_end_matches(['\r', '\n'])
+            .len()
+            .max(self.last_start)
     }
 
     fn token(&mut self, kind: TokenKind, span: Span) {
@@ -190,17 +206,25 @@ impl<'a> Lines<'a> {
             return;
         }
         let message = format!("dockerfile line greater than max allowed size of {LINE_BYTES_MAX}");
-        let head = self.slice(line.content).char_indices().nth(40).map_or(0, |(at, _)| at);
+        let head = self
+            .slice(line.content)
+            .char_indices()
+            .nth(40)
+            .map_or(0, |(at, _)| at);
         let span = Span::new(line.content.start, line.content.start + head);
         let lines = line.number..=line.number;
         diagnostics.push(
-            Diagnostic::error(DiagnosticKind::LineTooLong, message, span, lines)
-                .with_help("break the line with continuations, or put the text into a heredoc or a file"),
+            Diagnostic::error(DiagnosticKind::LineTooLong, message, span, lines).with_help(
+                "break the line with continuations, or put the text into a heredoc or a file",
+            ),
         );
     }
 
     /// The next logical line; comments, directives and blank lines before it are read on the way.
-    pub(crate) fn next_logical(&mut self, diagnostics: &mut Vec<Diagnostic>) -> Option<LogicalLine> {
+    pub(crate) fn next_logical(
+        &mut self,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<LogicalLine> {
         while let Some(line) = self.next_physical(diagnostics) {
             let content = self.slice(line.content);
             let trimmed = content.trim_start();
@@ -223,7 +247,10 @@ impl<'a> Lines<'a> {
     }
 
     fn line_break(&mut self, line: PhysicalLine) {
-        self.token(TokenKind::LineBreak, Span::new(line.content.end, line.span.end));
+        self.token(
+            TokenKind::LineBreak,
+            Span::new(line.content.end, line.span.end),
+        );
     }
 
     fn comment_line(&mut self, line: PhysicalLine, text: Span, diagnostics: &mut Vec<Diagnostic>) {
@@ -262,8 +289,16 @@ impl<'a> Lines<'a> {
             return false;
         };
         let start = text.start + read.value_start;
-        let value = Spanned::new(read.value.to_owned(), Span::new(start, start + read.value.len()));
-        let directive = Directive { name: read.name, value, span: text, line: line.number };
+        let value = Spanned::new(
+            read.value.to_owned(),
+            Span::new(start, start + read.value.len()),
+        );
+        let directive = Directive {
+            name: read.name,
+            value,
+            span: text,
+            line: line.number,
+        };
         if let Some(fault) = self.directive_fault(&directive) {
             diagnostics.push(fault);
             return true;
@@ -279,7 +314,11 @@ impl<'a> Lines<'a> {
 
     fn directive_fault(&self, directive: &Directive) -> Option<Diagnostic> {
         let lines = directive.line..=directive.line;
-        if let Some(first) = self.directives.iter().find(|seen| seen.name == directive.name) {
+        if let Some(first) = self
+            .directives
+            .iter()
+            .find(|seen| seen.name == directive.name)
+        {
             let name = directive.name.as_str();
             let message = format!("only one {name} parser directive can be used");
             let kind = DiagnosticKind::DuplicateDirective;
@@ -289,7 +328,8 @@ impl<'a> Lines<'a> {
                     .with_help("remove one of the two lines"),
             );
         }
-        if directive.name == DirectiveName::Escape && Escape::from_value(&directive.value).is_none() {
+        if directive.name == DirectiveName::Escape && Escape::from_value(&directive.value).is_none()
+        {
             let value = &directive.value.value;
             let message = format!("invalid escape token '{value}' does not match ` or \\");
             let kind = DiagnosticKind::InvalidEscape;
@@ -319,7 +359,9 @@ impl<'a> Lines<'a> {
         self.piece(&mut joined, line, text, kept);
         let mut continues = continues;
         while continues {
-            let Some(line) = self.next_physical(diagnostics) else { break };
+            let Some(line) = self.next_physical(diagnostics) else {
+                break;
+            };
             joined.last = line.number;
             continues = self.continuation_line(&mut joined, line);
         }
@@ -350,7 +392,10 @@ impl<'a> Lines<'a> {
         let kept_end = text.start + kept;
         joined.push(&self.text[text.start..kept_end], text.start);
         self.token(TokenKind::Text, Span::new(text.start, kept_end));
-        self.token(TokenKind::Continuation, Span::new(kept_end, line.content.end));
+        self.token(
+            TokenKind::Continuation,
+            Span::new(kept_end, line.content.end),
+        );
         self.line_break(line);
     }
 
@@ -384,17 +429,27 @@ impl<'a> Lines<'a> {
         let mut end = start;
         while let Some(line) = self.next_physical(diagnostics) {
             let content = self.slice(line.content);
-            let content = if strip_tabs { content.trim_start_matches('\t') } else { content };
+            let content = if strip_tabs {
+                content.trim_start_matches('\t')
+            } else {
+                content
+            };
             if content == name {
                 self.token(TokenKind::HeredocBody, Span::new(start, line.span.start));
                 self.token(TokenKind::HeredocEnd, line.content);
                 self.line_break(line);
-                return HeredocLines { body: Span::new(start, line.span.start), terminated: true };
+                return HeredocLines {
+                    body: Span::new(start, line.span.start),
+                    terminated: true,
+                };
             }
             end = line.span.end;
         }
         self.token(TokenKind::HeredocBody, Span::new(start, end));
-        HeredocLines { body: Span::new(start, end), terminated: false }
+        HeredocLines {
+            body: Span::new(start, end),
+            terminated: false,
+        }
     }
 }
 
@@ -432,7 +487,10 @@ mod tests {
 
     #[test]
     fn the_escape_directive_changes_the_continuation() {
-        assert_eq!(logical("# escape=`\nRUN a `\nb \\\nRUN c"), ["RUN a b \\", "RUN c"]);
+        assert_eq!(
+            logical("# escape=`\nRUN a `\nb \\\nRUN c"),
+            ["RUN a b \\", "RUN c"]
+        );
     }
 
     #[test]
@@ -446,7 +504,10 @@ mod tests {
     #[test]
     fn an_indented_comment_keeps_its_sign_and_a_bare_one_clears() {
         let mut lines = Lines::new("\n# a\n#\n# b\n  # c\n\nFROM a");
-        assert_eq!(lines.next_logical(&mut Vec::new()).unwrap().comments, ["b", "# c"]);
+        assert_eq!(
+            lines.next_logical(&mut Vec::new()).unwrap().comments,
+            ["b", "# c"]
+        );
     }
 
     #[test]

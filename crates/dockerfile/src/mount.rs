@@ -13,8 +13,25 @@ use crate::span::Span;
 use crate::suggest;
 
 const KEYS: [&str; 19] = [
-    "type", "from", "source", "target", "readonly", "id", "sharing", "required", "size", "mode",
-    "uid", "gid", "src", "dst", "destination", "ro", "rw", "readwrite", "env",
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
+    "env",
 ];
 
 /// One `--mount` flag, not expanded.
@@ -89,7 +106,13 @@ pub enum MountKind {
 }
 
 impl MountKind {
-    const ALL: [Self; 5] = [Self::Bind, Self::Cache, Self::Tmpfs, Self::Secret, Self::Ssh];
+    const ALL: [Self; 5] = [
+        Self::Bind,
+        Self::Cache,
+        Self::Tmpfs,
+        Self::Secret,
+        Self::Ssh,
+    ];
 
     /// As written in `type=`.
     #[must_use]
@@ -252,11 +275,18 @@ impl MountFlag {
         for field in fields.iter().filter(|field| field.key == "from") {
             let Some(value) = &field.value else { continue };
             if value.find('$').is_some_and(|at| at + 1 != value.len()) {
-                return Err(MountError::FromVariable { key: field.key.clone() });
+                return Err(MountError::FromVariable {
+                    key: field.key.clone(),
+                });
             }
             from = Some(value.clone());
         }
-        Ok(Self { raw: raw.to_owned(), fields, from, span })
+        Ok(Self {
+            raw: raw.to_owned(),
+            fields,
+            from,
+            span,
+        })
     }
 
     /// The mount these fields give, each value expanded by `expand`.
@@ -287,7 +317,11 @@ impl MountField {
             Some((key, value)) => (key, Some(value.to_owned())),
             None => (raw.as_str(), None),
         };
-        Self { key: key.to_lowercase(), value, raw }
+        Self {
+            key: key.to_lowercase(),
+            value,
+            raw,
+        }
     }
 }
 
@@ -323,7 +357,11 @@ impl Draft {
                 self.expect_required(field)?;
                 self.required = true;
             }
-            _ => return Err(MountError::NoValue { field: field.raw.clone() }),
+            _ => {
+                return Err(MountError::NoValue {
+                    field: field.raw.clone(),
+                });
+            }
         }
         Ok(())
     }
@@ -370,7 +408,10 @@ impl Draft {
         if self.kind.takes_required() {
             return Ok(());
         }
-        Err(MountError::KeyForKind { key: field.key.clone(), kind: self.kind })
+        Err(MountError::KeyForKind {
+            key: field.key.clone(),
+            kind: self.kind,
+        })
     }
 
     fn size<E: std::error::Error + 'static>(
@@ -379,10 +420,15 @@ impl Draft {
         value: String,
     ) -> Result<u64, MountError<E>> {
         if self.kind != MountKind::Tmpfs {
-            return Err(MountError::KeyForKind { key: key.to_owned(), kind: self.kind });
+            return Err(MountError::KeyForKind {
+                key: key.to_owned(),
+                kind: self.kind,
+            });
         }
-        parse_ram_bytes(&value)
-            .ok_or_else(|| MountError::InvalidValue { key: key.to_owned(), value })
+        parse_ram_bytes(&value).ok_or_else(|| MountError::InvalidValue {
+            key: key.to_owned(),
+            value,
+        })
     }
 
     fn finish<E: std::error::Error + 'static>(self) -> Result<Mount, MountError<E>> {
@@ -394,7 +440,9 @@ impl Draft {
             return Err(MountError::SharingForKind { kind: self.kind });
         }
         Ok(Mount {
-            read_only: self.read_only.unwrap_or_else(|| !self.kind.is_writable_by_default()),
+            read_only: self
+                .read_only
+                .unwrap_or_else(|| !self.kind.is_writable_by_default()),
             kind: self.kind,
             from: Some(self.from).filter(|from| !from.is_empty()),
             source: self.source,
@@ -413,9 +461,10 @@ impl Draft {
     fn check_file_mode<E: std::error::Error + 'static>(&self) -> Result<(), MountError<E>> {
         let given = [("mode", self.mode), ("uid", self.uid), ("gid", self.gid)];
         match given.into_iter().find(|(_, value)| value.is_some()) {
-            Some((key, _)) if !self.kind.takes_file_mode() => {
-                Err(MountError::FileModeForKind { key, kind: self.kind })
-            }
+            Some((key, _)) if !self.kind.takes_file_mode() => Err(MountError::FileModeForKind {
+                key,
+                kind: self.kind,
+            }),
             _ => Ok(()),
         }
     }
@@ -439,22 +488,37 @@ impl Draft {
 
 fn kind_of<E: std::error::Error + 'static>(value: &str) -> Result<MountKind, MountError<E>> {
     let lower = value.to_lowercase();
-    MountKind::ALL.into_iter().find(|kind| kind.as_str() == lower).ok_or_else(|| {
-        let suggestion = suggest::nearest(value, MountKind::ALL.map(MountKind::as_str));
-        MountError::UnknownKind { value: value.to_owned(), suggestion }
-    })
+    MountKind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == lower)
+        .ok_or_else(|| {
+            let suggestion = suggest::nearest(value, MountKind::ALL.map(MountKind::as_str));
+            MountError::UnknownKind {
+                value: value.to_owned(),
+                suggestion,
+            }
+        })
 }
 
 fn sharing_of<E: std::error::Error + 'static>(value: &str) -> Result<Sharing, MountError<E>> {
     let lower = value.to_lowercase();
-    Sharing::ALL.into_iter().find(|sharing| sharing.as_str() == lower).ok_or_else(|| {
-        let suggestion = suggest::nearest(value, Sharing::ALL.map(Sharing::as_str));
-        MountError::UnknownSharing { value: value.to_owned(), suggestion }
-    })
+    Sharing::ALL
+        .into_iter()
+        .find(|sharing| sharing.as_str() == lower)
+        .ok_or_else(|| {
+            let suggestion = suggest::nearest(value, Sharing::ALL.map(Sharing::as_str));
+            MountError::UnknownSharing {
+                value: value.to_owned(),
+                suggestion,
+            }
+        })
 }
 
 fn truth<E: std::error::Error + 'static>(key: &str, value: String) -> Result<bool, MountError<E>> {
-    parse_bool(&value).ok_or_else(|| MountError::InvalidValue { key: key.to_owned(), value })
+    parse_bool(&value).ok_or_else(|| MountError::InvalidValue {
+        key: key.to_owned(),
+        value,
+    })
 }
 
 fn number<E: std::error::Error + 'static>(
@@ -482,7 +546,10 @@ mod tests {
         let mount = resolve("type=cache,target=$D/x,id=a,sharing=locked,mode=0700,uid=5").unwrap();
         assert_eq!(mount.kind, MountKind::Cache);
         assert_eq!(mount.target, "/d/x");
-        assert_eq!((mount.mode, mount.uid, mount.gid), (Some(0o700), Some(5), None));
+        assert_eq!(
+            (mount.mode, mount.uid, mount.gid),
+            (Some(0o700), Some(5), None)
+        );
         assert_eq!(mount.sharing, Some(Sharing::Locked));
     }
 
@@ -500,26 +567,56 @@ mod tests {
 
     #[test]
     fn a_kind_must_stand_before_the_keys_that_need_it() {
-        check_error("required,type=ssh", "unexpected key 'required' for mount type 'bind'");
-        check_error("size=5,type=tmpfs", "unexpected key 'size' for mount type 'bind'");
+        check_error(
+            "required,type=ssh",
+            "unexpected key 'required' for mount type 'bind'",
+        );
+        check_error(
+            "size=5,type=tmpfs",
+            "unexpected key 'size' for mount type 'bind'",
+        );
         assert!(resolve("type=ssh,required").unwrap().required);
-        assert_eq!(resolve("type=tmpfs,target=/a,size=2k").unwrap().size_bytes, 2048);
+        assert_eq!(
+            resolve("type=tmpfs,target=/a,size=2k").unwrap().size_bytes,
+            2048
+        );
     }
 
     #[test]
     fn faults_are_told_in_buildkits_words() {
-        check_error("type=cach", "unsupported mount type \"cach\" (did you mean cache?)");
-        check_error("tpye=cache", "unexpected key 'tpye' in 'tpye=cache' (did you mean type?)");
+        check_error(
+            "type=cach",
+            "unsupported mount type \"cach\" (did you mean cache?)",
+        );
+        check_error(
+            "tpye=cache",
+            "unexpected key 'tpye' in 'tpye=cache' (did you mean type?)",
+        );
         check_error("target", "invalid field 'target' must be a key=value pair");
         check_error("ro=maybe", "invalid value for ro: maybe");
         check_error("type=cache,mode=9", "invalid value 9 for mode");
         check_error("uid=1", "uid not allowed for \"bind\" type mounts");
-        check_error("type=secret", "invalid secret mount. one of source, target required");
+        check_error(
+            "type=secret",
+            "invalid secret mount. one of source, target required",
+        );
         check_error("type=secret,src=a,id=b", "both source and id can't be set");
-        check_error("type=secret,id=b,from=x", "secret mount should not have a from");
-        check_error("type=ssh,sharing=shared", "invalid cache sharing set for ssh mount");
-        check_error("type=cache,sharing=share", "unsupported sharing value \"share\" (did you mean shared?)");
-        check_error("from=a$b", "'from' doesn't support variable expansion, define alias stage instead");
+        check_error(
+            "type=secret,id=b,from=x",
+            "secret mount should not have a from",
+        );
+        check_error(
+            "type=ssh,sharing=shared",
+            "invalid cache sharing set for ssh mount",
+        );
+        check_error(
+            "type=cache,sharing=share",
+            "unsupported sharing value \"share\" (did you mean shared?)",
+        );
+        check_error(
+            "from=a$b",
+            "'from' doesn't support variable expansion, define alias stage instead",
+        );
         check_error("", "failed to parse csv mounts: EOF");
     }
 

@@ -33,14 +33,19 @@ pub(crate) fn parse_u32(text: &str, radix: u32) -> Result<u32, NumberError> {
     }
     text.chars().try_fold(0_u32, |value, ch| {
         let digit = ch.to_digit(radix).ok_or(NumberError::Syntax)?;
-        let value = value.checked_mul(radix).and_then(|value| value.checked_add(digit));
+        let value = value
+            .checked_mul(radix)
+            .and_then(|value| value.checked_add(digit));
         value.ok_or(NumberError::Range)
     })
 }
 
 /// `strconv.ParseInt(text, 10, 32)`: digits with an optional sign.
 pub(crate) fn parse_i32(text: &str) -> Result<i32, NumberError> {
-    let value = i64::from(parse_u32(text.strip_prefix(['+', '-']).unwrap_or(text), 10)?);
+    let value = i64::from(parse_u32(
+        text.strip_prefix(['+', '-']).unwrap_or(text),
+        10,
+    )?);
     let value = if text.starts_with('-') { -value } else { value };
     i32::try_from(value).map_err(|_| NumberError::Range)
 }
@@ -61,7 +66,9 @@ pub(crate) fn parse_ram_bytes(text: &str) -> Option<u64> {
 fn unit(suffix: &str) -> Option<f64> {
     let power = match suffix.as_bytes() {
         [] | [b'b'] => 0,
-        [unit] | [unit, b'b'] | [unit, b'i', b'b'] => 1 + b"kmgtp".iter().position(|known| known == unit)?,
+        [unit] | [unit, b'b'] | [unit, b'i', b'b'] => {
+            1 + b"kmgtp".iter().position(|known| known == unit)?
+        }
         _ => return None,
     };
     Some(1024_f64.powi(i32::try_from(power).ok()?))
@@ -87,7 +94,9 @@ mod tests {
         assert_eq!(parse_ram_bytes("32 MiB"), Some(32 << 20));
         assert_eq!(parse_ram_bytes("1.5G"), Some(3 << 29));
         assert_eq!(parse_ram_bytes("32b"), Some(32));
-        for bad in ["", "hello", "-32", "32bb", "32mm", "32.3.3", "32 5", "32kibs"] {
+        for bad in [
+            "", "hello", "-32", "32bb", "32mm", "32.3.3", "32 5", "32kibs",
+        ] {
             assert_eq!(parse_ram_bytes(bad), None, "{bad}");
         }
     }

@@ -43,7 +43,9 @@ impl Parsed {
 
     /// The errors by line.
     pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error)
+        self.diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
     /// The one error BuildKit would stop at. It reads the whole file into words before it looks at
@@ -85,7 +87,12 @@ pub fn parse_bytes(bytes: &[u8]) -> Parsed {
 fn too_large(bytes: usize) -> Parsed {
     let mut parsed = parse_text(Cow::Borrowed(""), None);
     let message = format!("Dockerfile of {bytes} bytes is larger than {TEXT_BYTES_MAX} bytes");
-    let error = Diagnostic::error(DiagnosticKind::FileTooLarge, message, Span::default(), 1..=1);
+    let error = Diagnostic::error(
+        DiagnosticKind::FileTooLarge,
+        message,
+        Span::default(),
+        1..=1,
+    );
     parsed.diagnostics = vec![error];
     parsed
 }
@@ -99,14 +106,25 @@ fn parse_text(text: Cow<'_, str>, invalid_at: Option<usize>) -> Parsed {
         nodes.push(node);
     }
     let line_count = lines.line_number();
-    let Lines { directives, escape, tokens, .. } = lines;
+    let Lines {
+        directives,
+        escape,
+        tokens,
+        ..
+    } = lines;
     builder.checks = builder.check_options(&text, &directives);
     builder.report_missing(&nodes, line_count, &text);
     if let Some(at) = invalid_at {
         builder.report_invalid_utf8(&text, at, &nodes);
     }
     let (dockerfile, diagnostics) = builder.finish(directives, escape);
-    Parsed { text: text.into_owned(), tokens, nodes, dockerfile, diagnostics }
+    Parsed {
+        text: text.into_owned(),
+        tokens,
+        nodes,
+        dockerfile,
+        diagnostics,
+    }
 }
 
 /// Collects stages and diagnostics.
@@ -139,15 +157,22 @@ impl Builder {
             return;
         }
         match instruction {
-            Instruction { origin, kind: InstructionKind::Arg(arg) } => {
+            Instruction {
+                origin,
+                kind: InstructionKind::Arg(arg),
+            } => {
                 self.global_args.push(GlobalArg { origin, arg });
             }
             Instruction { origin, kind } => {
                 if !self.has_orphan {
                     let message = "no build stage in current context";
                     let span = origin.keyword.span;
-                    let help = format!("start with a FROM instruction; only ARG may stand before it, not {}", kind.name());
-                    let error = Diagnostic::error(DiagnosticKind::NoStage, message, span, origin.lines);
+                    let help = format!(
+                        "start with a FROM instruction; only ARG may stand before it, not {}",
+                        kind.name()
+                    );
+                    let error =
+                        Diagnostic::error(DiagnosticKind::NoStage, message, span, origin.lines);
                     self.diagnostics.push(error.with_help(help));
                 }
                 self.has_orphan = true;
@@ -160,7 +185,9 @@ impl Builder {
         let Some(found) = detect_directive(text, DirectiveName::Check) else {
             return CheckOptions::default();
         };
-        let directive = directives.iter().find(|directive| directive.name == DirectiveName::Check);
+        let directive = directives
+            .iter()
+            .find(|directive| directive.name == DirectiveName::Check);
         let span = directive.map_or_else(
             || LineIndex::new(text).line_span(text, found.line),
             |directive| directive.value.span,
@@ -175,7 +202,8 @@ impl Builder {
                 let message = format!("failed to parse check options: {error}");
                 let kind = DiagnosticKind::InvalidCheckOptions;
                 let help = "write `# check=skip=RuleA,RuleB;error=true`";
-                self.diagnostics.push(Diagnostic::error(kind, message, span, lines).with_help(help));
+                self.diagnostics
+                    .push(Diagnostic::error(kind, message, span, lines).with_help(help));
                 CheckOptions::default()
             }
         }
@@ -188,35 +216,46 @@ impl Builder {
         if nodes.is_empty() {
             let message = "file with no instructions";
             let error = Diagnostic::error(DiagnosticKind::NoInstructions, message, span, lines);
-            self.diagnostics.push(error.with_help("start with a FROM instruction"));
+            self.diagnostics
+                .push(error.with_help("start with a FROM instruction"));
             return;
         }
         let only_args = nodes.iter().all(|node| node.name() == "arg");
         if only_args {
             let message = "dockerfile contains no stages to build";
             let error = Diagnostic::error(DiagnosticKind::NoStages, message, span, lines);
-            self.diagnostics.push(error.with_help("add a FROM instruction"));
+            self.diagnostics
+                .push(error.with_help("add a FROM instruction"));
         }
     }
 
     /// BuildKit passes such bytes on to messages that cannot hold them; a comment may have them.
     fn report_invalid_utf8(&mut self, text: &str, at: usize, nodes: &[Node]) {
         let index = LineIndex::new(text);
-        let replaced = text[at..].match_indices(char::REPLACEMENT_CHARACTER).map(|(offset, found)| {
-            Span::new(at + offset, at + offset + found.len())
-        });
+        let replaced = text[at..]
+            .match_indices(char::REPLACEMENT_CHARACTER)
+            .map(|(offset, found)| Span::new(at + offset, at + offset + found.len()));
         let inside = |span: &Span| {
             let after = nodes.partition_point(|node| node.span.end <= span.start);
-            nodes.get(after).is_some_and(|node| node.span.start <= span.start)
+            nodes
+                .get(after)
+                .is_some_and(|node| node.span.start <= span.start)
         };
-        let Some(span) = replaced.into_iter().find(inside) else { return };
+        let Some(span) = replaced.into_iter().find(inside) else {
+            return;
+        };
         let line = index.line(span.start);
         let message = "text is not valid UTF-8";
         let error = Diagnostic::error(DiagnosticKind::InvalidUtf8, message, span, line..=line);
-        self.diagnostics.push(error.with_help("save the file as UTF-8"));
+        self.diagnostics
+            .push(error.with_help("save the file as UTF-8"));
     }
 
-    fn finish(mut self, directives: Vec<Directive>, escape: Escape) -> (Dockerfile, Vec<Diagnostic>) {
+    fn finish(
+        mut self,
+        directives: Vec<Directive>,
+        escape: Escape,
+    ) -> (Dockerfile, Vec<Diagnostic>) {
         let dockerfile = Dockerfile {
             directives,
             escape,
@@ -226,7 +265,8 @@ impl Builder {
         };
         checks::stage_names(&dockerfile.stages, &mut self.diagnostics);
         checks::instruction_casing(&dockerfile.stages, &mut self.diagnostics);
-        self.diagnostics.sort_by_key(|diagnostic| *diagnostic.lines.start());
+        self.diagnostics
+            .sort_by_key(|diagnostic| *diagnostic.lines.start());
         (dockerfile, self.diagnostics)
     }
 }
@@ -263,7 +303,9 @@ impl Diagnostic {
 /// What [`TriggerError`] says.
 pub fn parse_trigger(trigger: &str) -> Result<Instruction, TriggerError> {
     let fault = |diagnostics: Vec<Diagnostic>| {
-        let errors = diagnostics.into_iter().filter(|found| found.severity == Severity::Error);
+        let errors = diagnostics
+            .into_iter()
+            .filter(|found| found.severity == Severity::Error);
         errors.min_by_key(|found| found.kind.phase()).map(Box::new)
     };
     let mut diagnostics = Vec::new();
@@ -278,10 +320,14 @@ pub fn parse_trigger(trigger: &str) -> Result<Instruction, TriggerError> {
     };
     match type_node(&node, &mut diagnostics) {
         Some(Typed::Instruction(instruction)) => Ok(instruction),
-        Some(Typed::Stage(_)) => Err(TriggerError::NotAllowed { keyword: node.keyword.to_uppercase() }),
+        Some(Typed::Stage(_)) => Err(TriggerError::NotAllowed {
+            keyword: node.keyword.to_uppercase(),
+        }),
         None => Err(fault(diagnostics).map_or(TriggerError::NotSingle, TriggerError::Fault)),
     }
 }
 
 /// Keeps the phase order next to what relies on it.
-const _: () = assert!((Phase::Directives as u8) < Phase::Syntax as u8 && (Phase::Syntax as u8) < Phase::Typing as u8);
+const _: () = assert!(
+    (Phase::Directives as u8) < Phase::Syntax as u8 && (Phase::Syntax as u8) < Phase::Typing as u8
+);

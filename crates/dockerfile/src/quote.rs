@@ -52,7 +52,10 @@ mod tests {
 
     #[test]
     fn quotes_like_go() {
-        assert_eq!(quote("a\"b\\c\n\u{0}\u{7f}é\u{a0}\u{1f600}"), "\"a\\\"b\\\\c\\n\\x00\\x7fé\\u00a0😀\"");
+        assert_eq!(
+            quote("a\"b\\c\n\u{0}\u{7f}é\u{a0}\u{1f600}"),
+            "\"a\\\"b\\\\c\\n\\x00\\x7fé\\u00a0😀\""
+        );
         assert_eq!(quote("it's"), "\"it's\"");
     }
 }

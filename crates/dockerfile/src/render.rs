@@ -22,6 +22,9 @@ use crate::span::{LineIndex, Span};
 /// Places further apart than this many lines are shown as excerpts of their own.
 const EXCERPT_GAP_LINES: u32 = 6;
 
+/// Nobody reads more, and a file made for the purpose can have a million.
+pub const DIAGNOSTICS_SHOWN_MAX: usize = 100;
+
 /// How text is rendered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Color {
@@ -47,7 +50,12 @@ impl<'a> Source<'a> {
     #[must_use]
     pub fn new(path: &'a str, text: &'a str) -> Self {
         let shown_path = path.replace(char::is_control, "\u{fffd}");
-        Self { path, shown_path, text, index: LineIndex::new(text) }
+        Self {
+            path,
+            shown_path,
+            text,
+            index: LineIndex::new(text),
+        }
     }
 
     /// The diagnostic with an excerpt, no line break at the end.
@@ -57,21 +65,35 @@ impl<'a> Source<'a> {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.kind.code());
+        let title = level
+            .primary_title(diagnostic.message.as_str())
+            .id(diagnostic.kind.code());
         let mut group = Group::with_title(title).elements(self.excerpts(diagnostic));
         if let Some(help) = &diagnostic.help {
             group = group.element(Level::HELP.message(help.as_str()));
         }
-        if let Some(url) = diagnostic.rule().map(|rule| rule.url()).filter(|url| !url.is_empty()) {
+        if let Some(url) = diagnostic
+            .rule()
+            .map(|rule| rule.url())
+            .filter(|url| !url.is_empty())
+        {
             group = group.element(Level::NOTE.message(format!("see {url}")));
         }
         renderer(color).render(&[group])
     }
 
-    /// All diagnostics as text, an empty line between them.
+    /// All diagnostics as text, an empty line between them; no more than
+    /// [`DIAGNOSTICS_SHOWN_MAX`].
     #[must_use]
     pub fn text_of_all(&self, diagnostics: &[Diagnostic], color: Color) -> String {
-        let texts: Vec<_> = diagnostics.iter().map(|found| self.text(found, color) + "\n").collect();
+        let shown = &diagnostics[..diagnostics.len().min(DIAGNOSTICS_SHOWN_MAX)];
+        let mut texts: Vec<_> = shown
+            .iter()
+            .map(|found| self.text(found, color) + "\n")
+            .collect();
+        if shown.len() < diagnostics.len() {
+            texts.push(format!("… and {} more\n", diagnostics.len() - shown.len()));
+        }
         texts.join("\n")
     }
 
@@ -102,7 +124,10 @@ impl<'a> Source<'a> {
     /// All diagnostics as a JSON array.
     #[must_use]
     pub fn json_of_all(&self, diagnostics: &[Diagnostic]) -> Value {
-        diagnostics.iter().map(|diagnostic| self.json(diagnostic)).collect()
+        diagnostics
+            .iter()
+            .map(|diagnostic| self.json(diagnostic))
+            .collect()
     }
 
     fn place(&self, span: Span) -> Value {
@@ -118,7 +143,10 @@ impl<'a> Source<'a> {
     }
 
     fn excerpts<'d>(&'d self, diagnostic: &'d Diagnostic) -> Vec<Element<'d>> {
-        let primary = Mark { span: self.clip(diagnostic.span), text: None };
+        let primary = Mark {
+            span: self.clip(diagnostic.span),
+            text: None,
+        };
         let mut marks = vec![primary.clone()];
         marks.extend(diagnostic.labels.iter().map(|label| Mark {
             span: self.clip(label.span),
@@ -127,7 +155,9 @@ impl<'a> Source<'a> {
         let mut clusters = self.clusters(marks);
         // The excerpt of the fault itself comes first.
         clusters.sort_by_key(|cluster| !cluster.contains(&primary));
-        let excerpts = clusters.iter().map(|cluster| self.excerpt(cluster, &primary).into());
+        let excerpts = clusters
+            .iter()
+            .map(|cluster| self.excerpt(cluster, &primary).into());
         excerpts.collect()
     }
 
@@ -158,9 +188,13 @@ impl<'a> Source<'a> {
         let start = self.index.line_span(self.text, first).start;
         let end = self.index.line_span(self.text, last).end.max(start);
         let annotations = marks.iter().map(|mark| {
-            let kind =
-                if mark == primary { AnnotationKind::Primary } else { AnnotationKind::Context };
-            kind.span(mark.span.start - start..mark.span.end - start).label(mark.text)
+            let kind = if mark == primary {
+                AnnotationKind::Primary
+            } else {
+                AnnotationKind::Context
+            };
+            kind.span(mark.span.start - start..mark.span.end - start)
+                .label(mark.text)
         });
         Snippet::source(&self.text[start..end])
             .path(&self.shown_path)
@@ -242,9 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_is_cut_short() {
+        let parsed = parse(&"RUNN x\n".repeat(1_000));
+        let text =
+            Source::new("Dockerfile", &parsed.text).text_of_all(&parsed.diagnostics, Color::Never);
+        assert_eq!(
+            text.matches("unknown instruction").count(),
+            DIAGNOSTICS_SHOWN_MAX
+        );
+        assert!(text.ends_with("… and 900 more\n"));
+    }
+
+    #[test]
     fn control_characters_do_not_reach_the_terminal() {
         let parsed = parse("FROM a\n\u{1b}[31mRUN\u{7} x\n");
-        let text = Source::new("a\u{1b}b", &parsed.text).text_of_all(&parsed.diagnostics, Color::Never);
+        let text =
+            Source::new("a\u{1b}b", &parsed.text).text_of_all(&parsed.diagnostics, Color::Never);
         assert!(!text.contains(['\u{1b}', '\u{7}']), "{text:?}");
     }
 

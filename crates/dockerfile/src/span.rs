@@ -79,7 +79,9 @@ impl LineIndex {
     #[must_use]
     pub fn new(text: &str) -> Self {
         let newlines = memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1);
-        Self { starts: std::iter::once(0).chain(newlines).collect() }
+        Self {
+            starts: std::iter::once(0).chain(newlines).collect(),
+        }
     }
 
     /// The line of a byte offset, counted from 1.
@@ -94,8 +96,13 @@ impl LineIndex {
     pub fn position(&self, text: &str, offset: usize) -> (u32, u32) {
         let line = self.line(offset);
         let start = self.starts[line as usize - 1];
-        let column = text.get(start..offset).map_or(0, |before| before.chars().count());
-        (line, u32::try_from(column).unwrap_or(u32::MAX).saturating_add(1))
+        let column = text
+            .get(start..offset)
+            .map_or(0, |before| before.chars().count());
+        (
+            line,
+            u32::try_from(column).unwrap_or(u32::MAX).saturating_add(1),
+        )
     }
 
     /// The bytes of a line without its line break. Lines are counted from 1.

@@ -34,7 +34,11 @@ pub(crate) fn nearest_any_case<'a>(
 ) -> Option<String> {
     let best = nearest(&word.to_lowercase(), options)?;
     let upper = word == word.to_uppercase() && word != word.to_lowercase();
-    Some(if upper { best.to_uppercase() } else { best.to_owned() })
+    Some(if upper {
+        best.to_uppercase()
+    } else {
+        best.to_owned()
+    })
 }
 
 /// Appends ` (did you mean x?)`, as BuildKit's texts do.
@@ -75,8 +79,14 @@ mod tests {
 
     #[test]
     fn keeps_the_case_of_the_word() {
-        assert_eq!(nearest_any_case("FNTRYPOINT", ["cmd", "entrypoint"]).as_deref(), Some("ENTRYPOINT"));
-        assert_eq!(nearest_any_case("as", ["add", "arg"]).as_deref(), Some("add"));
+        assert_eq!(
+            nearest_any_case("FNTRYPOINT", ["cmd", "entrypoint"]).as_deref(),
+            Some("ENTRYPOINT")
+        );
+        assert_eq!(
+            nearest_any_case("as", ["add", "arg"]).as_deref(),
+            Some("add")
+        );
     }
 
     #[test]

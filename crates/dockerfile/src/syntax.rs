@@ -74,7 +74,11 @@ pub(crate) fn next_node(lines: &mut Lines<'_>, diagnostics: &mut Vec<Diagnostic>
     let line = lines.next_logical(diagnostics)?;
     // Comments before the instruction are among the new tokens; that does no harm.
     first_token = first_token.min(lines.tokens.len());
-    let mut splitter = Splitter { line: &line, escape: lines.escape, faults: Vec::new() };
+    let mut splitter = Splitter {
+        line: &line,
+        escape: lines.escape,
+        faults: Vec::new(),
+    };
     let mut node = splitter.node(0..line.text.len(), 0);
     let faults = splitter.faults;
     lines.mark_keyword(first_token, node.keyword.span);
@@ -98,7 +102,12 @@ fn read_heredocs(
         Ok(words) => words,
         Err(error) => {
             let kind = DiagnosticKind::InvalidHeredoc;
-            diagnostics.push(Diagnostic::error(kind, error.to_string(), node.header, node.lines.clone()));
+            diagnostics.push(Diagnostic::error(
+                kind,
+                error.to_string(),
+                node.header,
+                node.lines.clone(),
+            ));
             node.is_broken = true;
             return;
         }
@@ -129,8 +138,9 @@ fn read_heredocs(
 
 fn unterminated(name: &str, word: Span, node: &Node) -> Diagnostic {
     let kind = DiagnosticKind::UnterminatedHeredoc;
-    Diagnostic::error(kind, "unterminated heredoc", word, node.lines.clone())
-        .with_help(format!("end it with a line that holds `{name}` and nothing else"))
+    Diagnostic::error(kind, "unterminated heredoc", word, node.lines.clone()).with_help(format!(
+        "end it with a line that holds `{name}` and nothing else"
+    ))
 }
 
 /// Cuts one logical line into nodes.
@@ -216,14 +226,20 @@ impl<'a> Splitter<'a> {
     /// BuildKit gives an unknown instruction one empty argument.
     fn unknown(&self, range: &Range<usize>) -> Arguments {
         let word = self.spanned_range(range.start..range.start);
-        Arguments { words: vec![word], ..Arguments::default() }
+        Arguments {
+            words: vec![word],
+            ..Arguments::default()
+        }
     }
 
     fn raw_text(&self, range: Range<usize>) -> Arguments {
         if range.is_empty() {
             return Arguments::default();
         }
-        Arguments { words: vec![self.spanned_range(range)], ..Arguments::default() }
+        Arguments {
+            words: vec![self.spanned_range(range)],
+            ..Arguments::default()
+        }
     }
 
     fn blank_words(&self, range: Range<usize>) -> Arguments {
@@ -232,40 +248,65 @@ impl<'a> Splitter<'a> {
         }
         let words = split_blank(self.text(), range);
         let words = words.into_iter().map(|word| self.spanned(word)).collect();
-        Arguments { words, ..Arguments::default() }
+        Arguments {
+            words,
+            ..Arguments::default()
+        }
     }
 
     fn quoted_words(&self, range: Range<usize>) -> Arguments {
         let words = split_quoted(self.text(), range, self.escape);
         let words = words.into_iter().map(|word| self.spanned(word)).collect();
-        Arguments { words, ..Arguments::default() }
+        Arguments {
+            words,
+            ..Arguments::default()
+        }
     }
 
     /// `key=value …`, or `key value` if the first word holds no `=`.
     fn pairs(&mut self, name: &str, range: Range<usize>) -> Arguments {
         let words = split_quoted(self.text(), range.clone(), self.escape);
         let mut arguments = Arguments::default();
-        let Some(first) = words.first() else { return arguments };
+        let Some(first) = words.first() else {
+            return arguments;
+        };
         if !first.text.contains('=') {
             arguments.words = self.legacy_pair(name, range);
             return arguments;
         }
         for word in words {
             match word.text.split_once('=') {
-                Some((key, value)) => self.push_pair(&mut arguments.words, key, value, word.range.clone()),
+                Some((key, value)) => {
+                    self.push_pair(&mut arguments.words, key, value, word.range.clone());
+                }
                 None => self.missing_equals(&word),
             }
         }
         arguments
     }
 
-    fn push_pair(&self, words: &mut Vec<Spanned<String>>, key: &str, value: &str, range: Range<usize>) {
+    fn push_pair(
+        &self,
+        words: &mut Vec<Spanned<String>>,
+        key: &str,
+        value: &str,
+        range: Range<usize>,
+    ) {
         let written = &self.text()[range.clone()];
         let equals = range.start + written.find('=').unwrap_or(written.len());
         let value_start = (equals + 1).min(range.end);
-        words.push(Spanned::new(key.to_owned(), self.line.span(range.start..equals)));
-        words.push(Spanned::new(value.to_owned(), self.line.span(value_start..range.end)));
-        words.push(Spanned::new("=".to_owned(), self.line.span(equals..value_start)));
+        words.push(Spanned::new(
+            key.to_owned(),
+            self.line.span(range.start..equals),
+        ));
+        words.push(Spanned::new(
+            value.to_owned(),
+            self.line.span(value_start..range.end),
+        ));
+        words.push(Spanned::new(
+            "=".to_owned(),
+            self.line.span(equals..value_start),
+        ));
     }
 
     fn missing_equals(&mut self, word: &Word) {
@@ -283,11 +324,20 @@ impl<'a> Splitter<'a> {
         let Some(value) = value else {
             let span = self.line.span(range);
             let help = format!("write `{name} name=value`");
-            self.fault(DiagnosticKind::MissingValue, format!("{name} must have two arguments"), span, &help);
+            self.fault(
+                DiagnosticKind::MissingValue,
+                format!("{name} must have two arguments"),
+                span,
+                &help,
+            );
             return Vec::new();
         };
         let delimiter = self.line.span(key.end..key.end);
-        vec![self.spanned_range(key), self.spanned_range(value), Spanned::new(String::new(), delimiter)]
+        vec![
+            self.spanned_range(key),
+            self.spanned_range(value),
+            Spanned::new(String::new(), delimiter),
+        ]
     }
 
     /// The strings of a JSON array. A fault is told only for JSON with other elements than strings;
@@ -296,14 +346,21 @@ impl<'a> Splitter<'a> {
         match parse_strings(self.text(), range) {
             Ok(words) => Ok(words.into_iter().map(|word| self.spanned(word)).collect()),
             Err(json::Fault::NotArray) => Err(None),
-            Err(json::Fault::Syntax { at, reason }) => {
-                Err(Some(JsonFault { span: self.line.span(at..at), reason }))
-            }
+            Err(json::Fault::Syntax { at, reason }) => Err(Some(JsonFault {
+                span: self.line.span(at..at),
+                reason,
+            })),
             Err(json::Fault::NotStrings { element }) => {
-                let message = "when using JSON array syntax, arrays must be comprised of strings only";
+                let message =
+                    "when using JSON array syntax, arrays must be comprised of strings only";
                 let span = self.line.span(element);
                 let help = "put the element into double quotes";
-                self.fault(DiagnosticKind::JsonNotStrings, message.to_owned(), span, help);
+                self.fault(
+                    DiagnosticKind::JsonNotStrings,
+                    message.to_owned(),
+                    span,
+                    help,
+                );
                 Ok(Vec::new())
             }
         }
@@ -314,15 +371,29 @@ impl<'a> Splitter<'a> {
             return Arguments::default();
         }
         match self.json(range.clone()) {
-            Ok(words) => Arguments { words, is_json: true, ..Arguments::default() },
-            Err(json_fault) => Arguments { json_fault, ..self.raw_text(range) },
+            Ok(words) => Arguments {
+                words,
+                is_json: true,
+                ..Arguments::default()
+            },
+            Err(json_fault) => Arguments {
+                json_fault,
+                ..self.raw_text(range)
+            },
         }
     }
 
     fn json_or_words(&mut self, range: Range<usize>) -> Arguments {
         match self.json(range.clone()) {
-            Ok(words) => Arguments { words, is_json: true, ..Arguments::default() },
-            Err(json_fault) => Arguments { json_fault, ..self.blank_words(range) },
+            Ok(words) => Arguments {
+                words,
+                is_json: true,
+                ..Arguments::default()
+            },
+            Err(json_fault) => Arguments {
+                json_fault,
+                ..self.blank_words(range)
+            },
         }
     }
 
@@ -348,7 +419,11 @@ impl<'a> Splitter<'a> {
         let node = self.node(range, depth + 1);
         let mut words = vec![node.keyword.clone()];
         words.extend(node.arguments.iter().cloned());
-        Arguments { words, trigger: Some(Box::new(node)), ..Arguments::default() }
+        Arguments {
+            words,
+            trigger: Some(Box::new(node)),
+            ..Arguments::default()
+        }
     }
 }
 

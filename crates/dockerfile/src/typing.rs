@@ -1,6 +1,7 @@
 //! Nodes to typed instructions. Every fault of an instruction is pushed, in the order BuildKit
 //! would look for it; an instruction with a fault gives nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::check::CheckOptions;
@@ -13,14 +14,15 @@ use crate::flags::{self, FlagType, Flags};
 use crate::heredoc::{parse_heredoc_word, strip_leading_tabs};
 use crate::instruction::{
     AddInstruction, ArgDeclaration, ArgInstruction, CmdInstruction, CommandForm, CopyInstruction,
-    CopySource, DeviceRequest, EntrypointInstruction, EnvInstruction, ExposeInstruction, Healthcheck,
-    HealthcheckInstruction, InlineFile, Instruction, InstructionKind, KeyValue, LabelInstruction,
-    MaintainerInstruction, NetworkMode, OnBuildInstruction, Origin, RunInstruction, SecurityMode,
-    ShellInstruction, Stage, StopSignalInstruction, UserInstruction, VolumeInstruction,
-    WorkdirInstruction,
+    CopySource, DeviceRequest, EntrypointInstruction, EnvInstruction, ExposeInstruction,
+    Healthcheck, HealthcheckInstruction, InlineFile, Instruction, InstructionKind, KeyValue,
+    LabelInstruction, MaintainerInstruction, NetworkMode, OnBuildInstruction, Origin,
+    RunInstruction, SecurityMode, ShellInstruction, Stage, StopSignalInstruction, UserInstruction,
+    VolumeInstruction, WorkdirInstruction,
 };
 use crate::mount::MountFlag;
 use crate::number::{NumberError, parse_i32};
+use crate::parse::parse_trigger;
 use crate::quote::quote;
 use crate::span::{Span, Spanned};
 use crate::suggest;
@@ -30,8 +32,24 @@ use FlagType::{Bool, Text, Texts};
 
 /// Instructions in alphabetical order: of equally near suggestions the first one is given.
 const INSTRUCTIONS: [&str; 18] = [
-    "add", "arg", "cmd", "copy", "entrypoint", "env", "expose", "from", "healthcheck", "label",
-    "maintainer", "onbuild", "run", "shell", "stopsignal", "user", "volume", "workdir",
+    "add",
+    "arg",
+    "cmd",
+    "copy",
+    "entrypoint",
+    "env",
+    "expose",
+    "from",
+    "healthcheck",
+    "label",
+    "maintainer",
+    "onbuild",
+    "run",
+    "shell",
+    "stopsignal",
+    "user",
+    "volume",
+    "workdir",
 ];
 
 const ADD_FLAGS: [(&str, FlagType); 7] = [
@@ -61,8 +79,12 @@ const HEALTHCHECK_FLAGS: [(&str, FlagType); 5] = [
     ("timeout", Text),
 ];
 
-const RUN_FLAGS: [(&str, FlagType); 4] =
-    [("device", Texts), ("mount", Texts), ("network", Text), ("security", Text)];
+const RUN_FLAGS: [(&str, FlagType); 4] = [
+    ("device", Texts),
+    ("mount", Texts),
+    ("network", Text),
+    ("security", Text),
+];
 
 /// Health check times below this are refused; zero is not given.
 const HEALTHCHECK_TIME_MIN: Duration = Duration::from_millis(1);
@@ -75,14 +97,25 @@ pub(crate) enum Typed {
 
 /// Types a node without faults in its words.
 pub(crate) fn type_node(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Typed> {
-    let mut typer = Typer { node, found: Vec::new() };
+    let mut typer = Typer {
+        node,
+        found: Vec::new(),
+    };
     let name = node.name();
     let typed = if name == "from" {
         typer.from().map(Typed::Stage)
     } else {
-        typer.kind(&name).map(|kind| Typed::Instruction(Instruction { origin: origin(node), kind }))
+        typer.kind(&name).map(|kind| {
+            Typed::Instruction(Instruction {
+                origin: origin(node),
+                kind,
+            })
+        })
     };
-    let has_error = typer.found.iter().any(|found| found.severity == Severity::Error);
+    let has_error = typer
+        .found
+        .iter()
+        .any(|found| found.severity == Severity::Error);
     diagnostics.append(&mut typer.found);
     // A stage with a fault stays: the instructions after it belong to it, not to the one before.
     typed.filter(|typed| !has_error || matches!(typed, Typed::Stage(_)))
@@ -114,7 +147,13 @@ struct Typer<'a> {
 }
 
 impl<'a> Typer<'a> {
-    fn error(&mut self, kind: DiagnosticKind, message: impl Into<String>, span: Span, help: impl Into<String>) {
+    fn error(
+        &mut self,
+        kind: DiagnosticKind,
+        message: impl Into<String>,
+        span: Span,
+        help: impl Into<String>,
+    ) {
         let error = Diagnostic::error(kind, message, span, self.node.lines.clone());
         self.found.push(error.with_help(help));
     }
@@ -145,30 +184,38 @@ impl<'a> Typer<'a> {
         Some(match name {
             "add" => InstructionKind::Add(self.add()?),
             "arg" => InstructionKind::Arg(self.arg()?),
-            "cmd" => InstructionKind::Cmd(CmdInstruction { command: self.plain_command() }),
+            "cmd" => InstructionKind::Cmd(CmdInstruction {
+                command: self.plain_command(),
+            }),
             "copy" => InstructionKind::Copy(self.copy()?),
-            "entrypoint" => {
-                InstructionKind::Entrypoint(EntrypointInstruction { command: self.plain_command() })
-            }
-            "env" => InstructionKind::Env(EnvInstruction { pairs: self.pairs("name=value")? }),
+            "entrypoint" => InstructionKind::Entrypoint(EntrypointInstruction {
+                command: self.plain_command(),
+            }),
+            "env" => InstructionKind::Env(EnvInstruction {
+                pairs: self.pairs("name=value")?,
+            }),
             "expose" => InstructionKind::Expose(self.expose()?),
             "healthcheck" => InstructionKind::Healthcheck(self.healthcheck()?),
-            "label" => InstructionKind::Label(LabelInstruction { pairs: self.pairs("key=value")? }),
+            "label" => InstructionKind::Label(LabelInstruction {
+                pairs: self.pairs("key=value")?,
+            }),
             "maintainer" => {
                 checks::maintainer_deprecated(self.node, &mut self.found);
-                InstructionKind::Maintainer(MaintainerInstruction { author: self.only_argument("name")? })
+                InstructionKind::Maintainer(MaintainerInstruction {
+                    author: self.only_argument("name")?,
+                })
             }
             "onbuild" => InstructionKind::OnBuild(self.on_build()?),
             "run" => InstructionKind::Run(self.run()),
             "shell" => InstructionKind::Shell(self.shell()?),
             "stopsignal" => InstructionKind::StopSignal(self.stop_signal()?),
-            "user" => {
-                InstructionKind::User(UserInstruction { user: self.only_argument("user[:group]")? })
-            }
+            "user" => InstructionKind::User(UserInstruction {
+                user: self.only_argument("user[:group]")?,
+            }),
             "volume" => InstructionKind::Volume(self.volume()?),
-            "workdir" => {
-                InstructionKind::Workdir(WorkdirInstruction { path: self.only_argument("/path")? })
-            }
+            "workdir" => InstructionKind::Workdir(WorkdirInstruction {
+                path: self.only_argument("/path")?,
+            }),
             _ => return self.unknown(),
         })
     }
@@ -182,7 +229,12 @@ impl<'a> Typer<'a> {
             Some(name) => format!("write `{}`", name.to_uppercase()),
             None => "an instruction starts with its name; a line that continues another needs the escape character at the end of the line above".to_owned(),
         };
-        self.error(DiagnosticKind::UnknownInstruction, message, keyword.span, help);
+        self.error(
+            DiagnosticKind::UnknownInstruction,
+            message,
+            keyword.span,
+            help,
+        );
         None
     }
 
@@ -190,7 +242,12 @@ impl<'a> Typer<'a> {
         let name = self.keyword();
         let message = format!("{name} requires at least one argument");
         let help = format!("write `{name} {help}`");
-        self.error(DiagnosticKind::MissingArgument, message, self.node.header, help);
+        self.error(
+            DiagnosticKind::MissingArgument,
+            message,
+            self.node.header,
+            help,
+        );
     }
 
     /// The raw rest of the line of an instruction that takes nothing else.
@@ -207,7 +264,12 @@ impl<'a> Typer<'a> {
         let name = self.keyword();
         let message = format!("{name} requires exactly one argument");
         let help = format!("write `{name} {help}`");
-        self.error(DiagnosticKind::ArgumentCount, message, self.node.header, help);
+        self.error(
+            DiagnosticKind::ArgumentCount,
+            message,
+            self.node.header,
+            help,
+        );
         None
     }
 
@@ -246,7 +308,12 @@ impl<'a> Typer<'a> {
                 Ok(mount) => mounts.push(mount),
                 Err(error) => {
                     let help = "write `--mount=type=<type>,target=<path>,…`";
-                    self.error(DiagnosticKind::InvalidMount, error.to_string(), flag.span, help);
+                    self.error(
+                        DiagnosticKind::InvalidMount,
+                        error.to_string(),
+                        flag.span,
+                        help,
+                    );
                 }
             }
         }
@@ -260,7 +327,12 @@ impl<'a> Typer<'a> {
                 Ok(device) => devices.push(device),
                 Err(error) => {
                     let help = "write `--device=<name>[,required]`";
-                    self.error(DiagnosticKind::InvalidDevice, error.to_string(), flag.span, help);
+                    self.error(
+                        DiagnosticKind::InvalidDevice,
+                        error.to_string(),
+                        flag.span,
+                        help,
+                    );
                 }
             }
         }
@@ -269,7 +341,9 @@ impl<'a> Typer<'a> {
 
     fn network(&mut self, flags: &Flags) -> NetworkMode {
         let modes = [NetworkMode::Default, NetworkMode::None, NetworkMode::Host];
-        let Some(flag) = flags.text("network") else { return NetworkMode::default() };
+        let Some(flag) = flags.text("network") else {
+            return NetworkMode::default();
+        };
         let mode = modes.into_iter().find(|mode| mode.as_str() == flag.value);
         mode.unwrap_or_else(|| {
             let message = format!("invalid network mode {}", quote(&flag));
@@ -281,7 +355,9 @@ impl<'a> Typer<'a> {
 
     fn security(&mut self, flags: &Flags) -> SecurityMode {
         let modes = [SecurityMode::Sandbox, SecurityMode::Insecure];
-        let Some(flag) = flags.text("security") else { return SecurityMode::default() };
+        let Some(flag) = flags.text("security") else {
+            return SecurityMode::default();
+        };
         let mode = modes.into_iter().find(|mode| mode.as_str() == flag.value);
         mode.unwrap_or_else(|| {
             let message = format!("security {} is not valid", quote(&flag));
@@ -333,7 +409,12 @@ impl<'a> Typer<'a> {
             "{name} requires at least two arguments, but only one was provided. Destination could not be determined"
         );
         let help = format!("write `{name} <source> <destination>`");
-        self.error(DiagnosticKind::MissingDestination, message, self.node.header, help);
+        self.error(
+            DiagnosticKind::MissingDestination,
+            message,
+            self.node.header,
+            help,
+        );
         false
     }
 
@@ -343,31 +424,29 @@ impl<'a> Typer<'a> {
     ) -> Option<(Vec<CopySource>, Spanned<String>)> {
         let (destination, sources) = self.arguments().split_last().filter(|_| has_destination)?;
         if parse_heredoc_word(destination).is_some() {
-            let message = format!("{} cannot accept a heredoc as a destination", self.keyword());
+            let message = format!(
+                "{} cannot accept a heredoc as a destination",
+                self.keyword()
+            );
             let help = "the last word is the destination; put the heredoc before it";
-            self.error(DiagnosticKind::HeredocDestination, message, destination.span, help);
+            self.error(
+                DiagnosticKind::HeredocDestination,
+                message,
+                destination.span,
+                help,
+            );
             return None;
         }
-        let sources = sources.iter().map(|source| self.source(source)).collect();
+        let lines = self.node.heredocs.iter();
+        // Of several with one name the last one's content counts.
+        let lines = lines
+            .map(|lines| (lines.name.as_str(), lines.content.as_str()))
+            .collect();
+        let sources = sources
+            .iter()
+            .map(|source| copy_source(source, &lines))
+            .collect();
         Some((sources, destination.clone()))
-    }
-
-    /// A word that reads like a heredoc is one, even if no lines were collected for it: then the
-    /// file is empty. Of several with one name the last one's content counts.
-    fn source(&self, word: &Spanned<String>) -> CopySource {
-        let Some(heredoc) = parse_heredoc_word(word) else {
-            return CopySource::Path(word.clone());
-        };
-        let lines = self.node.heredocs.iter().rev().find(|lines| lines.name == heredoc.name);
-        let content = lines.map(|lines| lines.content.as_str()).unwrap_or_default();
-        let content =
-            if heredoc.strip_tabs { strip_leading_tabs(content) } else { content.to_owned() };
-        CopySource::Heredoc(InlineFile {
-            name: heredoc.name,
-            content,
-            expand: heredoc.expand,
-            span: word.span,
-        })
     }
 
     /// `ENV` and `LABEL`.
@@ -379,13 +458,19 @@ impl<'a> Typer<'a> {
         }
         let mut pairs = Vec::new();
         for triple in self.arguments().chunks(3) {
-            let [key, value, delimiter] = triple else { continue };
+            let [key, value, delimiter] = triple else {
+                continue;
+            };
             if key.is_empty() {
                 self.blank_name(value.span);
                 continue;
             }
             let legacy = delimiter.is_empty();
-            pairs.push(KeyValue { key: key.clone(), value: value.clone(), legacy });
+            pairs.push(KeyValue {
+                key: key.clone(),
+                value: value.clone(),
+                legacy,
+            });
         }
         Some(pairs)
     }
@@ -402,14 +487,24 @@ impl<'a> Typer<'a> {
             self.missing_argument("name[=default]");
             return None;
         }
+        let docs = doc_comments(&self.node.comments);
         let words = self.arguments().iter();
-        let declarations: Vec<_> = words.filter_map(|word| self.declaration(word)).collect();
-        let names: Vec<_> = declarations.iter().map(|declared| declared.name.as_str()).collect();
+        let declarations: Vec<_> = words
+            .filter_map(|word| self.declaration(word, &docs))
+            .collect();
+        let names: Vec<_> = declarations
+            .iter()
+            .map(|declared| declared.name.as_str())
+            .collect();
         checks::definition_description(self.node, "ARG", &names, &mut self.found);
         Some(ArgInstruction { declarations })
     }
 
-    fn declaration(&mut self, word: &Spanned<String>) -> Option<ArgDeclaration> {
+    fn declaration(
+        &mut self,
+        word: &Spanned<String>,
+        docs: &BTreeMap<&str, &str>,
+    ) -> Option<ArgDeclaration> {
         let (name, default) = match word.value.split_once('=') {
             Some(("", _)) => {
                 self.blank_name(word.span);
@@ -420,7 +515,7 @@ impl<'a> Typer<'a> {
         };
         let name_end = (word.span.start + name.len()).min(word.span.end);
         let value_start = (name_end + 1).min(word.span.end);
-        let doc_comment = doc_comment(&self.node.comments, name);
+        let doc_comment = docs.get(name).map(|doc| (*doc).to_owned());
         Some(ArgDeclaration {
             name: Spanned::new(name.to_owned(), Span::new(word.span.start, name_end)),
             default: default
@@ -433,15 +528,19 @@ impl<'a> Typer<'a> {
         checks::from_casing(self.node, &mut self.found);
         let name = self.stage_name();
         let flags = self.flags(&[("platform", Text)]);
-        let lower = name.as_ref().map(|name| Spanned::new(name.to_lowercase(), name.span));
+        let lower = name
+            .as_ref()
+            .map(|name| Spanned::new(name.to_lowercase(), name.span));
         if let Some(lower) = &lower {
             checks::definition_description(self.node, "FROM", &[lower], &mut self.found);
         }
         let end = Span::new(self.node.header.end, self.node.header.end);
+        let docs = doc_comments(&self.node.comments);
+        let doc_comment = lower.as_ref().and_then(|name| docs.get(name.as_str()));
         let base_name = self.arguments().first().cloned();
         Some(Stage {
             origin: origin(self.node),
-            doc_comment: lower.as_ref().and_then(|name| doc_comment(&self.node.comments, name)),
+            doc_comment: doc_comment.map(|doc| (*doc).to_owned()),
             name: lower,
             name_as_written: name.map(|name| name.value),
             base_name: base_name.unwrap_or_else(|| Spanned::new(String::new(), end)),
@@ -494,11 +593,40 @@ impl<'a> Typer<'a> {
             }
             "MAINTAINER" | "FROM" => {
                 let message = format!("{name} isn't allowed as an ONBUILD trigger");
-                self.error(DiagnosticKind::OnBuildForbidden, message, trigger.span, help);
+                self.error(
+                    DiagnosticKind::OnBuildForbidden,
+                    message,
+                    trigger.span,
+                    help,
+                );
             }
-            _ => {}
+            _ => self.check_trigger(),
         }
-        Some(OnBuildInstruction { trigger: self.trigger() })
+        Some(OnBuildInstruction {
+            trigger: self.trigger(),
+        })
+    }
+
+    /// BuildKit looks at a trigger only where it fires, in somebody else's build.
+    fn check_trigger(&mut self) {
+        let trigger = self.trigger();
+        let Err(error) = parse_trigger(&trigger) else {
+            return;
+        };
+        let span = self
+            .node
+            .trigger
+            .as_ref()
+            .map_or(trigger.span, |node| node.header);
+        let message =
+            format!("this trigger will fail in every build that is based on this one: {error}");
+        let kind = DiagnosticKind::OnBuildFault;
+        self.found.push(Diagnostic::warning(
+            kind,
+            message,
+            span,
+            self.node.lines.clone(),
+        ));
     }
 
     /// The trigger as it goes into the image: heredocs follow on lines of their own.
@@ -509,8 +637,15 @@ impl<'a> Typer<'a> {
             text.push_str(&heredoc.content);
             text.push_str(&heredoc.name);
         }
-        let span = self.node.trigger.as_ref().map_or(self.node.span, |trigger| trigger.header);
-        Spanned::new(text, span.to(Span::new(self.node.span.end, self.node.span.end)))
+        let span = self
+            .node
+            .trigger
+            .as_ref()
+            .map_or(self.node.span, |trigger| trigger.header);
+        Spanned::new(
+            text,
+            span.to(Span::new(self.node.span.end, self.node.span.end)),
+        )
     }
 
     fn expose(&mut self) -> Option<ExposeInstruction> {
@@ -535,7 +670,12 @@ impl<'a> Typer<'a> {
             let path = word.trim();
             if path.is_empty() {
                 let message = "VOLUME specified can not be an empty string";
-                self.error(DiagnosticKind::EmptyVolume, message, word.span, "write a path");
+                self.error(
+                    DiagnosticKind::EmptyVolume,
+                    message,
+                    word.span,
+                    "write a path",
+                );
             }
             volumes.push(Spanned::new(path.to_owned(), word.span));
         }
@@ -557,15 +697,24 @@ impl<'a> Typer<'a> {
         if !self.node.is_json {
             let message = "SHELL requires the arguments to be in JSON form";
             let help = "write `SHELL [\"/bin/sh\", \"-c\"]`";
-            self.error(DiagnosticKind::ShellNotJson, message, self.node.header, help);
+            self.error(
+                DiagnosticKind::ShellNotJson,
+                message,
+                self.node.header,
+                help,
+            );
             self.label_json_fault();
             return None;
         }
-        Some(ShellInstruction { shell: self.arguments().to_vec() })
+        Some(ShellInstruction {
+            shell: self.arguments().to_vec(),
+        })
     }
 
     fn label_json_fault(&mut self) {
-        let Some(fault) = &self.node.json_fault else { return };
+        let Some(fault) = &self.node.json_fault else {
+            return;
+        };
         if let Some(error) = self.found.pop() {
             self.found.push(error.with_label(fault.span, fault.reason));
         }
@@ -626,7 +775,12 @@ impl<'a> Typer<'a> {
                 }
             },
             Err(error) => {
-                self.error(DiagnosticKind::InvalidDuration, error.to_string(), flag.span, help);
+                self.error(
+                    DiagnosticKind::InvalidDuration,
+                    error.to_string(),
+                    flag.span,
+                    help,
+                );
             }
         }
         Duration::ZERO
@@ -643,18 +797,54 @@ impl<'a> Typer<'a> {
             },
             Err(error) => parse_int_message(&flag, error),
         };
-        self.error(DiagnosticKind::InvalidRetries, message, flag.span, "write a number from 0 on");
+        self.error(
+            DiagnosticKind::InvalidRetries,
+            message,
+            flag.span,
+            "write a number from 0 on",
+        );
         0
     }
 }
 
-fn parse_int_message(text: &str, error: NumberError) -> String {
-    format!("strconv.ParseInt: parsing {}: {}", quote(text), error.reason())
+/// A word that reads like a heredoc is one, even if no lines were collected for it: then the file
+/// is empty. `lines` holds the content of the line's heredocs by name.
+fn copy_source(word: &Spanned<String>, lines: &BTreeMap<&str, &str>) -> CopySource {
+    let Some(heredoc) = parse_heredoc_word(word) else {
+        return CopySource::Path(word.clone());
+    };
+    let content = lines
+        .get(heredoc.name.as_str())
+        .copied()
+        .unwrap_or_default();
+    let content = if heredoc.strip_tabs {
+        strip_leading_tabs(content)
+    } else {
+        content.to_owned()
+    };
+    CopySource::Heredoc(InlineFile {
+        name: heredoc.name,
+        content,
+        expand: heredoc.expand,
+        span: word.span,
+    })
 }
 
-fn doc_comment(comments: &[String], name: &str) -> Option<String> {
-    let mut rests = comments.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    rests.next().filter(|_| !name.is_empty()).map(str::to_owned)
+fn parse_int_message(text: &str, error: NumberError) -> String {
+    format!(
+        "strconv.ParseInt: parsing {}: {}",
+        quote(text),
+        error.reason()
+    )
+}
+
+/// The rest of the first comment that starts with a word and one blank, by that word.
+fn doc_comments(comments: &[String]) -> BTreeMap<&str, &str> {
+    let words = comments
+        .iter()
+        .rev()
+        .filter_map(|comment| comment.split_once(' '));
+    words.collect()
 }
 
 /// `^[a-z][a-z0-9-_.]*$`.

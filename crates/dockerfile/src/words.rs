@@ -17,7 +17,10 @@ pub(crate) struct Word {
 
 impl Word {
     pub(crate) fn new(text: &str, range: Range<usize>) -> Self {
-        Self { text: text[range.clone()].to_owned(), range }
+        Self {
+            text: text[range.clone()].to_owned(),
+            range,
+        }
     }
 }
 
@@ -41,7 +44,10 @@ pub(crate) fn split_first(text: &str, range: Range<usize>) -> (Range<usize>, Opt
         return (range, None);
     };
     let rest = slice[end..].trim_start_matches(is_separator);
-    (range.start..range.start + end, Some(range.end - rest.len()..range.end))
+    (
+        range.start..range.start + end,
+        Some(range.end - rest.len()..range.end),
+    )
 }
 
 /// Words between separators.
@@ -86,7 +92,11 @@ impl Chars<'_> {
 
 /// Words of `ENV`, `LABEL` and `ARG`: blanks inside quotes do not separate; quotes and escapes stay.
 pub(crate) fn split_quoted(text: &str, range: Range<usize>, escape: Escape) -> Vec<Word> {
-    let mut chars = Chars { text, at: range.start, end: range.end };
+    let mut chars = Chars {
+        text,
+        at: range.start,
+        end: range.end,
+    };
     let mut words = Vec::new();
     loop {
         chars.skip_blanks();
@@ -97,7 +107,10 @@ pub(crate) fn split_quoted(text: &str, range: Range<usize>, escape: Escape) -> V
         let (word, kept) = quoted_word(&mut chars, escape.as_char());
         if kept || !word.is_empty() {
             let end = start + text[start..chars.at].trim_end().len();
-            words.push(Word { text: word, range: start..end.max(start) });
+            words.push(Word {
+                text: word,
+                range: start..end.max(start),
+            });
         }
     }
 }
@@ -133,7 +146,11 @@ fn quoted_word(chars: &mut Chars<'_>, escape: char) -> (String, bool) {
 /// Flags at the start of `range` (`--name[=value]`), quotes and escapes removed, and where the
 /// arguments after them start. A lone `--` ends the flags.
 pub(crate) fn split_flags(text: &str, range: Range<usize>, escape: Escape) -> (Vec<Word>, usize) {
-    let mut chars = Chars { text, at: range.start, end: range.end };
+    let mut chars = Chars {
+        text,
+        at: range.start,
+        end: range.end,
+    };
     let mut flags = Vec::new();
     loop {
         chars.skip_blanks();
@@ -145,7 +162,10 @@ pub(crate) fn split_flags(text: &str, range: Range<usize>, escape: Escape) -> (V
         if flag == "--" {
             return (flags, end);
         }
-        flags.push(Word { text: flag, range: start..end });
+        flags.push(Word {
+            text: flag,
+            range: start..end,
+        });
     }
 }
 
@@ -155,7 +175,9 @@ fn flag_word(chars: &mut Chars<'_>, escape: char) -> (String, usize) {
     let mut quote = None;
     loop {
         let end = chars.at;
-        let Some(ch) = chars.next() else { return (flag, end) };
+        let Some(ch) = chars.next() else {
+            return (flag, end);
+        };
         match quote {
             None if ch.is_whitespace() => return (flag, end),
             None if matches!(ch, '\'' | '"') => quote = Some(ch),
@@ -180,7 +202,10 @@ mod tests {
 
     #[test]
     fn quotes_and_escapes_keep_blanks_together() {
-        assert_eq!(quoted("a=\"b c\" d=e\\ f g='h\\' i=''"), ["a=\"b c\"", "d=e\\ f", "g='h\\'", "i=''"]);
+        assert_eq!(
+            quoted("a=\"b c\" d=e\\ f g='h\\' i=''"),
+            ["a=\"b c\"", "d=e\\ f", "g='h\\'", "i=''"]
+        );
         assert_eq!(quoted("a=b\\"), ["a=b"]);
         assert_eq!(quoted("a=\"b\\"), ["a=\"b"]);
         assert_eq!(quoted("  "), [""; 0]);
@@ -195,8 +220,14 @@ mod tests {
 
     #[test]
     fn flags_end_at_the_first_other_word() {
-        assert_eq!(flags("--a --b=c d --e"), (vec!["--a".into(), "--b=c".into()], "d --e"));
-        assert_eq!(flags("--a=\"b c\" -- --d"), (vec!["--a=b c".into()], " --d"));
+        assert_eq!(
+            flags("--a --b=c d --e"),
+            (vec!["--a".into(), "--b=c".into()], "d --e")
+        );
+        assert_eq!(
+            flags("--a=\"b c\" -- --d"),
+            (vec!["--a=b c".into()], " --d")
+        );
         assert_eq!(flags("--a='b\\'c' d"), (vec!["--a=b'c".into()], "d"));
         assert_eq!(flags("- --a"), (vec![], "- --a"));
         assert_eq!(flags("--"), (vec![], ""));

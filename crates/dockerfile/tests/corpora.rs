@@ -19,7 +19,12 @@ use serde_json::{Value, json};
 
 fn corpus(name: &str) -> Option<Vec<Value>> {
     let folder = std::env::var_os("LONGSHORE_CORPORA").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/corpora")),
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../../shared/corpora"
+            ))
+        },
         PathBuf::from,
     );
     let path = folder.join(name);
@@ -28,9 +33,13 @@ fn corpus(name: &str) -> Option<Vec<Value>> {
         return None;
     };
     let mut text = String::new();
-    flate2::read::GzDecoder::new(compressed.as_slice()).read_to_string(&mut text).unwrap();
+    flate2::read::GzDecoder::new(compressed.as_slice())
+        .read_to_string(&mut text)
+        .unwrap();
     let mut corpus: Value = serde_json::from_str(&text).unwrap();
-    let Value::Array(cases) = corpus["cases"].take() else { panic!("{name} holds no cases") };
+    let Value::Array(cases) = corpus["cases"].take() else {
+        panic!("{name} holds no cases")
+    };
     Some(cases)
 }
 
@@ -44,12 +53,26 @@ fn check_all(file: &str, check: impl Fn(&Value, &Parsed) -> Result<(), String>) 
             failures.push(format!("{}: {difference}", case["name"]));
         }
     }
-    let shown = failures.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
-    assert!(failures.is_empty(), "{} of {} cases differ:\n{shown}", failures.len(), cases.len());
+    let shown = failures
+        .iter()
+        .take(20)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert!(
+        failures.is_empty(),
+        "{} of {} cases differ:\n{shown}",
+        failures.len(),
+        cases.len()
+    );
 }
 
 fn compare(what: &str, expected: &Value, found: &Value) -> Result<(), String> {
-    if expected == found { Ok(()) } else { Err(format!("{what}\n  expected {expected}\n  found    {found}")) }
+    if expected == found {
+        Ok(())
+    } else {
+        Err(format!("{what}\n  expected {expected}\n  found    {found}"))
+    }
 }
 
 /// The error BuildKit's two parsing packages would stop at.
@@ -69,10 +92,21 @@ fn nodes_are_buildkits() {
         let nodes = parsed.nodes.iter().map(compat::node).collect();
         compare("dump", &case["dump"], &json!(compat::dump(parsed)))?;
         compare("nodes", &case["nodes"], &nodes)?;
-        compare("escape", &case["escape"], &json!(parsed.dockerfile.escape.as_char().to_string()))?;
-        let empty = parsed.diagnostics.iter().filter(|found| found.rule() == Some(Rule::NoEmptyContinuation));
+        compare(
+            "escape",
+            &case["escape"],
+            &json!(parsed.dockerfile.escape.as_char().to_string()),
+        )?;
+        let empty = parsed
+            .diagnostics
+            .iter()
+            .filter(|found| found.rule() == Some(Rule::NoEmptyContinuation));
         let expected = case["warnings"].as_array().map_or(0, Vec::len);
-        compare("empty continuations", &json!(expected), &json!(empty.count()))
+        compare(
+            "empty continuations",
+            &json!(expected),
+            &json!(empty.count()),
+        )
     });
 }
 
@@ -98,8 +132,16 @@ fn instructions_are_buildkits() {
         if found.is_some() {
             return Ok(());
         }
-        compare("meta args", &case["meta_args"], &compat::global_args(&parsed.dockerfile))?;
-        compare("stages", &case["stages"], &compat::stages(&parsed.dockerfile))
+        compare(
+            "meta args",
+            &case["meta_args"],
+            &compat::global_args(&parsed.dockerfile),
+        )?;
+        compare(
+            "stages",
+            &case["stages"],
+            &compat::stages(&parsed.dockerfile),
+        )
     });
 }
 
@@ -127,7 +169,9 @@ fn expected_findings(case: &Value) -> Findings {
         let rule = warning["rule"].as_str().unwrap();
         if TEXT_RULES.iter().any(|known| known.name() == rule) {
             let detail = warning["detail"].as_str().unwrap().to_owned();
-            *findings.entry((rule.to_owned(), warning["line"].as_u64().unwrap(), detail)).or_default() += 1;
+            *findings
+                .entry((rule.to_owned(), warning["line"].as_u64().unwrap(), detail))
+                .or_default() += 1;
         }
     }
     findings
@@ -137,14 +181,21 @@ fn found_findings(parsed: &Parsed) -> Findings {
     let mut diagnostics = parsed.diagnostics.clone();
     for stage in &parsed.dockerfile.stages {
         let mut checks = StageChecks::new(false);
-        diagnostics.extend(stage.instructions.iter().flat_map(|instruction| checks.visit(instruction)));
+        diagnostics.extend(
+            stage
+                .instructions
+                .iter()
+                .flat_map(|instruction| checks.visit(instruction)),
+        );
     }
     CheckFilter::new(&parsed.dockerfile, None).apply(&mut diagnostics);
     let mut findings = Findings::new();
     for found in diagnostics {
         if let Some(rule) = found.rule() {
             let line = u64::from(*found.lines.start());
-            *findings.entry((rule.name().to_owned(), line, found.message)).or_default() += 1;
+            *findings
+                .entry((rule.name().to_owned(), line, found.message))
+                .or_default() += 1;
         }
     }
     findings
@@ -158,8 +209,14 @@ fn build_checks_are_buildkits() {
         let differs = if case["build_error"].is_null() {
             expected != found
         } else {
-            expected.iter().any(|(finding, _)| !found.contains_key(finding))
+            expected
+                .iter()
+                .any(|(finding, _)| !found.contains_key(finding))
         };
-        if differs { Err(format!("\n  expected {expected:?}\n  found    {found:?}")) } else { Ok(()) }
+        if differs {
+            Err(format!("\n  expected {expected:?}\n  found    {found:?}"))
+        } else {
+            Ok(())
+        }
     });
 }

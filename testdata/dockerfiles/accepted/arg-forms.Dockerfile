@@ -1,0 +1,3 @@
+FROM a
+ARG A
+ARG B= C="d e" F='g'

@@ -1,0 +1,4 @@
+ARG A=1
+ARG B
+FROM a:$A
+ARG A

@@ -1,0 +1,4 @@
+#!/usr/bin/env dockerfile
+# check=skip=MaintainerDeprecated
+FROM a
+MAINTAINER me

@@ -1,0 +1,3 @@
+# check=skip=FromAsCasing,StageNameCasing
+from a As B
+MAINTAINER me

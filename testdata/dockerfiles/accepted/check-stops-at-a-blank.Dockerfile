@@ -1,0 +1,3 @@
+# check=skip=FromAsCasing, MaintainerDeprecated
+FROM a as b
+MAINTAINER me

@@ -1,0 +1,2 @@
+# check=skip=FromAsCase;error=true
+FROM a AS b

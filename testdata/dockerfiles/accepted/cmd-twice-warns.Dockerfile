@@ -1,0 +1,7 @@
+FROM a
+CMD ["a"]
+CMD ["b"]
+HEALTHCHECK NONE
+HEALTHCHECK CMD x
+FROM a
+CMD ["c"]

@@ -1,0 +1,5 @@
+FROM a
+RUN a \
+# b is this
+  && b
+ARG b

@@ -1,0 +1,5 @@
+# version=1
+# escape=`
+FROM a
+RUN a \
+ b

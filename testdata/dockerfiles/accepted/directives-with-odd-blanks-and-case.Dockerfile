@@ -1,0 +1,6 @@
+#ESCAPE = `
+#  syntax=docker/dockerfile:1  
+# Check = skip=all
+FROM a
+RUN a `
+  b

@@ -1,0 +1,3 @@
+# build compiles
+
+FROM a AS build

@@ -1,0 +1,2 @@
+FROM a
+ENV ONE TWO= THREE=x

@@ -1,0 +1,2 @@
+FROM a
+ENV A="b c" D='e f' G=h\ i "J K"=l M=

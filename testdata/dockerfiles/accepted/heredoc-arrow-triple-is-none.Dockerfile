@@ -1,0 +1,3 @@
+FROM a
+RUN cat <<<x
+RUN echo a<<b

@@ -1,0 +1,8 @@
+FROM a
+RUN <<EOF
+FROM b
+# comment
+EOF2
+
+EOF
+CMD ["x"]

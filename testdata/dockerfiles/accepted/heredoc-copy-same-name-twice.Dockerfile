@@ -1,0 +1,6 @@
+FROM a
+COPY <<A <<A /x/
+one
+A
+two
+A

@@ -1,0 +1,7 @@
+FROM a
+ONBUILD RUN <<EOF
+make
+EOF
+ONBUILD COPY <<-X /x
+	y
+	X

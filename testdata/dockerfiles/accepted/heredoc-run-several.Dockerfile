@@ -1,0 +1,6 @@
+FROM a
+RUN 3<<A cat <<-'B' /dev/fd/3 > x
+a
+A
+	b
+	B

@@ -1,0 +1,4 @@
+FROM a
+LABEL a=1 \
+      "b.c"="d e" \
+      f='g'

@@ -1,0 +1,3 @@
+from a
+run make
+Cmd ["x"]

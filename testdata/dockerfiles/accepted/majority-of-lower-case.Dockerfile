@@ -1,0 +1,3 @@
+from a
+run x
+COPY a b

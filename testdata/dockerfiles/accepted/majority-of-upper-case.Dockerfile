@@ -1,0 +1,4 @@
+FROM a
+RUN x
+copy a b
+Env A=b

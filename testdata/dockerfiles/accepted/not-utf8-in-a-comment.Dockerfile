@@ -1,0 +1,2 @@
+# André
+FROM a

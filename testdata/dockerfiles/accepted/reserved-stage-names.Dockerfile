@@ -1,0 +1,2 @@
+FROM a AS scratch
+FROM a AS context

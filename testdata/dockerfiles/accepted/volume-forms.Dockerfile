@@ -1,0 +1,3 @@
+FROM a
+VOLUME /a /b
+VOLUME ["/c d", " /e "]

@@ -1,0 +1,3 @@
+FROM a
+WORKDIR /a b/c
+USER me:us 

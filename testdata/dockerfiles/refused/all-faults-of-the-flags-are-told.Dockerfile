@@ -1,0 +1,2 @@
+FROM a
+COPY --form=b --link=x --chown x

@@ -1,0 +1,5 @@
+FROM a
+RUN make \
+
+CMD x
+INSTALL y

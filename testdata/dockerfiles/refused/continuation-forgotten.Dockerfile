@@ -1,0 +1,4 @@
+FROM a
+RUN make \
+  && make test
+  && make install

@@ -1,0 +1,2 @@
+FROM a
+ADD --parents x y

@@ -1,0 +1,2 @@
+FROM a
+HEALTHCHECK --retries=4294967296 CMD x

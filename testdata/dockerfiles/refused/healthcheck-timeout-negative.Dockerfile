@@ -1,0 +1,2 @@
+FROM a
+HEALTHCHECK --timeout=-1s CMD x

@@ -1,0 +1,4 @@
+FROM a
+RUN echo it's <<EOF
+make
+EOF

@@ -1,0 +1,4 @@
+ARG TAG=1
+RUN make
+WORKDIR /x
+FROM a:$TAG

@@ -1,0 +1,2 @@
+FROM a
+RUN --device=gpu,optional make

@@ -1,0 +1,3 @@
+FROM a
+ARG S=b
+RUN --mount=from=$S,target=/x make

@@ -1,0 +1,3 @@
+FROM a
+ARG N=host
+RUN --network=$N make

@@ -1,0 +1,6 @@
+FROM a AS 1
+RUNN x
+COPY a
+ENV
+HEALTHCHECK --interval=5 CMD x
+EXPOSE

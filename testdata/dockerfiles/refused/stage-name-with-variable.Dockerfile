@@ -1,0 +1,2 @@
+ARG N=x
+FROM a AS $N
