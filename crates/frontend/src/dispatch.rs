@@ -17,7 +17,7 @@ use crate::error::{HISTORY_BYTES_MAX, LowerError, Problem};
 use crate::history::entry;
 use crate::lowering::Lowering;
 use crate::names::{ShownPlatform, next_step};
-use crate::paths::working_directory;
+use crate::paths::{native, with_slashes, working_directory};
 use crate::stage::{Command, StageId};
 
 impl<'a> Lowering<'a, '_> {
@@ -61,7 +61,9 @@ impl<'a> Lowering<'a, '_> {
             }
         }
         self.stage_mut(id).is_dispatched = true;
-        self.enter_image(id);
+        let location = self.stage(id).location.clone();
+        self.enter_image(id)
+            .map_err(|error| LowerError::from(error).at(&location))?;
         let commands = std::mem::take(&mut self.stage_mut(id).commands);
         let result = commands.iter().try_for_each(|command| {
             self.dispatch(id, command)
@@ -74,7 +76,7 @@ impl<'a> Lowering<'a, '_> {
     }
 
     /// Takes over environment, working directory and user of the image.
-    fn enter_image(&mut self, id: StageId) {
+    fn enter_image(&mut self, id: StageId) -> Result<(), Problem> {
         let fallback = self.target_platform.clone();
         let stage = self.stage_mut(id);
         let platform = stage.platform.get_or_insert(fallback);
@@ -90,13 +92,25 @@ impl<'a> Lowering<'a, '_> {
             let (name, value) = key_and_value(entry);
             stage.state.environment.set(name, value);
         }
-        if !config.working_dir.is_empty() {
-            config.working_dir = working_directory(&config.working_dir, &config.working_dir);
-            stage.state.directory.clone_from(&config.working_dir);
-        }
         if !config.user.is_empty() {
             stage.state.user.clone_from(&config.user);
         }
+        if !config.working_dir.is_empty() {
+            let written = with_slashes(&config.working_dir, &platform.os)?.into_owned();
+            stage.state.directory = working_directory(&written, &written);
+            config.working_dir = native(&stage.state.directory, &platform.os);
+        }
+        Ok(())
+    }
+
+    /// The operating system of the stage's image.
+    pub(crate) fn os(&self, id: StageId) -> String {
+        self.stage(id)
+            .platform
+            .as_ref()
+            .unwrap_or(&self.target_platform)
+            .os
+            .clone()
     }
 
     fn dispatch(&mut self, id: StageId, command: &Command<'a>) -> Result<(), LowerError> {

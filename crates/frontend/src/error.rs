@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use longshore_dockerfile::TriggerError;
 use longshore_dockerfile::check::CheckOptionsError;
-use longshore_dockerfile::diagnostic::Diagnostic;
+use longshore_dockerfile::diagnostic::{Diagnostic, DiagnosticKind};
 use longshore_dockerfile::expand::ExpandError;
 use longshore_dockerfile::instruction::Origin;
 use longshore_dockerfile::mount::MountError;
@@ -58,6 +58,27 @@ pub struct LowerError {
 }
 
 impl LowerError {
+    /// The error as a diagnostic, at the nearest place; at the start of the text where no
+    /// instruction is at fault.
+    #[must_use]
+    pub fn diagnostic(&self) -> Diagnostic {
+        let (span, lines) = self
+            .locations
+            .first()
+            .map_or((Span { start: 0, end: 0 }, 1..=1), |at| {
+                (at.span, at.lines.clone())
+            });
+        let mut message = self.problem.to_string();
+        if let Problem::Resolve { .. } = *self.problem {
+            message = message.lines().collect::<Vec<_>>().join(" ");
+        }
+        let found = Diagnostic::error(DiagnosticKind::CannotBuild, message, span, lines);
+        match &self.suggestion {
+            Some(suggestion) => found.with_help(format!("did you mean {suggestion}?")),
+            None => found,
+        }
+    }
+
     pub(crate) fn suggest(mut self, suggestion: Option<impl Into<String>>) -> Self {
         self.suggestion = suggestion.map(Into::into);
         self
@@ -307,6 +328,9 @@ pub enum Problem {
         /// As expanded.
         signal: String,
     },
+    /// A path of a Windows image.
+    #[error(transparent)]
+    WindowsPath(#[from] crate::paths::WindowsPathError),
     /// A volume's path expands to nothing.
     #[error("VOLUME specified can not be an empty string")]
     EmptyVolume,

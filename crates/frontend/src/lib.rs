@@ -89,5 +89,6 @@ pub use options::{
     BuildOptions, ContextSource, ImageResolveMode, MainContext, NamedContext, NoCache,
 };
 pub use outline::{Outline, OutlineArg, OutlineMount, Target, Targets, targets};
+pub use paths::WindowsPathError;
 pub use requests::{CheckReport, check, lower, outline};
 pub use resolve::{ImageResolver, ResolveError, ResolvedImage};

@@ -1,6 +1,52 @@
 //! Paths within an image, as BuildKit's frontend and LLB client join and clean them.
+//!
+//! They have slashes throughout; images for Windows get their backslashes in the configuration.
+
+use std::borrow::Cow;
+
+use longshore_dockerfile::quote::quote;
 
 pub(crate) use longshore_dockerfile::ignore::clean_path as clean;
+
+/// Why a path of a Windows image is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WindowsPathError {
+    /// A drive alone.
+    #[error("No relative path specified in {}", quote(.0))]
+    DriveAlone(String),
+    /// `\\host\share`.
+    #[error("UNC paths are not supported")]
+    Unc,
+    /// A drive other than `C:`.
+    #[error("The specified path is not on the system drive (C:)")]
+    OtherDrive,
+}
+
+/// The path with slashes, and for Windows without its drive.
+pub(crate) fn with_slashes<'p>(path: &'p str, os: &str) -> Result<Cow<'p, str>, WindowsPathError> {
+    if os != "windows" {
+        return Ok(Cow::Borrowed(path));
+    }
+    let slashed = path.replace('\\', "/");
+    if slashed.starts_with("//") {
+        return Err(WindowsPathError::Unc);
+    }
+    match slashed.split_once(':') {
+        None => Ok(Cow::Owned(slashed)),
+        Some((drive, "")) if drive.len() == 1 => Err(WindowsPathError::DriveAlone(path.to_owned())),
+        Some((drive, rest)) if drive.eq_ignore_ascii_case("c") => Ok(Cow::Owned(rest.to_owned())),
+        Some(_) => Err(WindowsPathError::OtherDrive),
+    }
+}
+
+/// The path as the operating system writes it.
+pub(crate) fn native(path: &str, os: &str) -> String {
+    if os == "windows" {
+        path.replace('/', "\\")
+    } else {
+        path.to_owned()
+    }
+}
 
 /// `path.Join`.
 pub(crate) fn join(parent: &str, path: &str) -> String {
@@ -88,6 +134,21 @@ mod tests {
         assert_eq!(working_directory("/a", "../b/"), "/b");
         assert_eq!(working_directory("/a", "/b/../c/"), "/b/../c/");
         assert_eq!(working_directory("a", ""), "/a");
+    }
+
+    #[test]
+    fn windows_paths_lose_their_drive() {
+        let slashes = |path| with_slashes(path, "windows").map(Cow::into_owned);
+        assert_eq!(slashes("C:\\a\\b"), Ok("/a/b".to_owned()));
+        assert_eq!(slashes("a\\b/"), Ok("a/b/".to_owned()));
+        assert_eq!(
+            slashes("c:"),
+            Err(WindowsPathError::DriveAlone("c:".to_owned()))
+        );
+        assert_eq!(slashes("d:\\a"), Err(WindowsPathError::OtherDrive));
+        assert_eq!(slashes("\\\\h\\s"), Err(WindowsPathError::Unc));
+        assert_eq!(with_slashes("a\\b", "linux").unwrap(), "a\\b");
+        assert_eq!(native("/a/b", "windows"), "\\a\\b");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::lowering::Lowering;
 use crate::mode::parse_owner;
 use crate::names::shown_command;
 use crate::outline::ArgInfo;
-use crate::paths::{clean, working_directory};
+use crate::paths::{clean, native, with_slashes, working_directory};
 use crate::signal::is_signal;
 use crate::stage::{Command, OnlyOnce, StageId};
 use crate::{expose, secrets};
@@ -163,11 +163,13 @@ impl Lowering<'_, '_> {
         command: &Command<'_>,
         workdir: &WorkdirInstruction,
     ) -> Result<(), LowerError> {
-        let path = self.expand(id, command, &workdir.path, workdir.path.span)?;
+        let written = self.expand(id, command, &workdir.path, workdir.path.span)?;
+        let os = self.os(id);
+        let path = with_slashes(&written, &os).map_err(Problem::WindowsPath)?;
         if !self.stage(id).has_workdir && !path.starts_with('/') {
             let message = format!(
                 "Relative workdir {} can have unexpected results if the base image changes",
-                quote(&path)
+                quote(&written)
             );
             self.find_at(
                 Rule::WorkdirRelativePath,
@@ -178,8 +180,9 @@ impl Lowering<'_, '_> {
         }
         let stage = self.stage_mut(id);
         stage.has_workdir = true;
-        let directory = working_directory(&stage.image.config.working_dir, &path);
-        stage.image.config.working_dir.clone_from(&directory);
+        let current = with_slashes(&stage.image.config.working_dir, &os);
+        let directory = working_directory(&current.map_err(Problem::WindowsPath)?, &path);
+        stage.image.config.working_dir = native(&directory, &os);
         stage.state.directory.clone_from(&directory);
         let has_layer = directory != "/";
         if has_layer {

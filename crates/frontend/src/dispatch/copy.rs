@@ -16,7 +16,7 @@ use crate::git::{self, GitUrl};
 use crate::lowering::{Lowering, plain_copy};
 use crate::mode::{parse_mode, parse_owner};
 use crate::names::shown_command;
-use crate::paths::{clean, destination, join, rooted};
+use crate::paths::{clean, destination, join, rooted, with_slashes};
 use crate::remote;
 use crate::stage::{Command, StageId};
 
@@ -229,7 +229,9 @@ impl Lowering<'_, '_> {
         command: &Command<'_>,
         request: &Request,
     ) -> Result<(), LowerError> {
-        let dest = destination(&self.stage(id).state.directory, &request.dest);
+        let os = self.os(id);
+        let dest = with_slashes(&request.dest, &os).map_err(Problem::WindowsPath)?;
+        let dest = destination(&self.stage(id).state.directory, &dest);
         let attributes = Attributes {
             owner: Some(request.chown.as_str())
                 .filter(|text| !text.is_empty())
@@ -250,7 +252,12 @@ impl Lowering<'_, '_> {
             let copy = match source {
                 RequestSource::Path(path, span) => {
                     self.check_ignored(command, request, path, *span);
-                    self.path_copy(request, path, &dest, &name, &mut draft)?
+                    let path = if is_remote(path) {
+                        path.into()
+                    } else {
+                        with_slashes(path, &os).map_err(Problem::WindowsPath)?
+                    };
+                    self.path_copy(request, &path, &dest, &name, &mut draft)?
                 }
                 RequestSource::File { name, content } => {
                     self.file_copy(name, content, &dest, &mut draft)?

@@ -491,3 +491,22 @@ fn the_sbom_may_cover_more_than_the_target() {
     let scan = &lowered(text, &linux()).platforms[0].scan;
     assert_eq!(scan.keys().collect::<Vec<_>>(), ["tool"]);
 }
+
+#[test]
+fn windows_images_have_their_own_paths() {
+    let mut options = linux();
+    options.platforms = vec!["windows/amd64".parse().unwrap()];
+    let text = "FROM scratch\nWORKDIR C:\\\\app\nWORKDIR sub\nCOPY a\\\\b D/\n";
+    let lowered = lowered(text, &options);
+    let config = &lowered.platforms[0].config;
+    assert_eq!(config.config.working_dir, "\\app\\sub");
+    assert!(config.config.env.is_empty());
+    assert_eq!(config.history[1].created_by, "WORKDIR /app/sub");
+    let FileActionKind::Copy(copy) = &files(&lowered)[2].actions[0].kind else {
+        panic!("a copy")
+    };
+    assert_eq!(
+        (copy.source.as_str(), copy.dest.as_str()),
+        ("/a/b", "/app/sub/D/")
+    );
+}
