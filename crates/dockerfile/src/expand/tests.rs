@@ -204,3 +204,25 @@ fn agrees_with_the_reference_implementation() {
     assert!(cases > 3000);
     assert_none(&wrong, cases);
 }
+
+proptest::proptest! {
+    /// Any text has an answer, and unset variables that stay as written stay so again.
+    #[test]
+    fn every_text_has_an_answer(text in "[ -~é\\n\\t]{0,40}", value in "[ -~\\n]{0,10}") {
+        let env = env(&[("A", &value), ("B", "")]);
+        for escape in ['\\', '`'] {
+            let _ = Lexer::new(escape).expand(&text, &env);
+            let _ = Lexer::for_display(escape).expand(&text, &env);
+        }
+        let _ = Lexer::for_heredoc().expand(&text, &env);
+    }
+
+    #[test]
+    fn every_substitution_has_an_answer(
+        text in r"(\$\{[AB](:?[-+?#%/]|##|%%|//)[a-c*?/\\}$]{0,4}\}?|[a'\x22 ]){0,6}",
+        value in "[a-c/\\n]{0,8}",
+    ) {
+        let env = env(&[("A", &value)]);
+        let _ = Lexer::new('\\').expand(&text, &env);
+    }
+}

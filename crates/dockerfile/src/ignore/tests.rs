@@ -182,3 +182,34 @@ fn walking_agrees_with_matching() {
         }
     }
 }
+
+proptest::proptest! {
+    /// Any pattern is refused or matches; pruning loses nothing.
+    #[test]
+    fn every_pattern_has_an_answer(
+        patterns in proptest::collection::vec(r"!?[ab*?/\\\[\]^.-]{0,8}", 0..5),
+        path in "[ab]{1,2}(/[ab]{1,2}){0,3}",
+    ) {
+        let Ok(matcher) = Matcher::new(&patterns) else { return Ok(()) };
+        let (mut state, mut pruned) = (matcher.root(), false);
+        for end in path.match_indices('/').map(|(at, _)| at).chain([path.len()]) {
+            let (decision, next) = matcher.decide(&path[..end], true, &state);
+            proptest::prop_assert!(!pruned || decision != Decision::Include);
+            pruned |= decision == Decision::ExcludePrune;
+            state = next;
+        }
+        let is_matched = matcher.matches(&path);
+        if let Some((directory, _)) = path.rsplit_once('/')
+            && is_matched && !matcher.has_exclusions()
+        {
+            proptest::prop_assert!(matcher.may_match_below(directory));
+        }
+    }
+
+    #[test]
+    fn every_file_has_an_answer(content in proptest::collection::vec(0_u8.., 0..64)) {
+        if let Ok(file) = IgnoreFile::parse(&content) {
+            let _ = Matcher::new(&file.patterns);
+        }
+    }
+}
