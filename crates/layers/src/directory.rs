@@ -15,7 +15,7 @@
 mod node;
 mod remove;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,6 +31,7 @@ use crate::change::mtime_of;
 use crate::fs_at::{open_beneath, open_directory};
 use crate::pool::{InOrder, Pending, Pool, WorkerFailed, all_cores};
 use crate::source::ContentError;
+use crate::tree::implied_metadata;
 use crate::{ContentHash, Entry, EntryPath, Kind, Metadata, Timestamp};
 
 /// What a directory on disk is to be.
@@ -342,23 +343,25 @@ impl<'a> DirectoryWriter<'a> {
         listing: &[&Entry],
         lower: &dyn LowerLayers,
     ) -> Result<Vec<EntryPath>, DirectoryError> {
+        let bare = implied_below_opaque(listing);
+        for path in bare.iter().rev() {
+            self.finish_directory(path, &implied_metadata())?;
+        }
         let mut implied: Vec<_> = std::mem::take(&mut self.implied).into_iter().collect();
         implied.sort_by(|a, b| b.0.cmp(&a.0));
         let mut unknown = Vec::new();
         for (path, found) in implied {
-            if listing.binary_search_by(|own| own.path.cmp(&path)).is_ok() {
+            let is_listed = listing.binary_search_by(|own| own.path.cmp(&path)).is_ok();
+            if is_listed || bare.contains(&path) {
                 continue;
             }
-            match found {
-                Some(mtime) => self.restore_time(&path, mtime)?,
-                None => match lower.directory(&path) {
-                    Some(metadata) => self.finish_directory(&path, &metadata)?,
-                    None => {
-                        let metadata = crate::tree::implied_metadata();
-                        self.finish_directory(&path, &metadata)?;
-                        unknown.push(path);
-                    }
-                },
+            match (found, lower.directory(&path)) {
+                (Some(mtime), _) => self.restore_time(&path, mtime)?,
+                (None, Some(metadata)) => self.finish_directory(&path, &metadata)?,
+                (None, None) => {
+                    self.finish_directory(&path, &implied_metadata())?;
+                    unknown.push(path);
+                }
             }
         }
         unknown.reverse();
@@ -576,6 +579,33 @@ impl<'a> DirectoryWriter<'a> {
         self.open.push((path.clone(), Arc::clone(&directory)));
         directory
     }
+}
+
+/// Directories that the layer needs and does not list, below one that hides the lower
+/// layers: what those say of them does not count.
+fn implied_below_opaque(listing: &[&Entry]) -> BTreeSet<EntryPath> {
+    let mut found = BTreeSet::new();
+    let mut opaque: Option<&EntryPath> = None;
+    for entry in listing {
+        // Sorted: everything below a directory follows it.
+        if opaque.is_some_and(|opaque| !entry.path.starts_with(opaque)) {
+            opaque = None;
+        }
+        let mut above = entry.path.parent();
+        while let (Some(opaque), Some(path)) = (opaque, above) {
+            above = path.parent();
+            if path == *opaque || found.contains(&path) {
+                break;
+            }
+            if listing.binary_search_by(|own| own.path.cmp(&path)).is_err() {
+                found.insert(path);
+            }
+        }
+        if opaque.is_none() && matches!(entry.kind, Kind::Directory { opaque: true }) {
+            opaque = Some(&entry.path);
+        }
+    }
+    found
 }
 
 fn is_no_directory(error: &io::Error) -> bool {
