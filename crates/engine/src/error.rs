@@ -150,7 +150,6 @@ impl EngineError {
                 Registry::User => ErrorClass::User,
                 Registry::Environment => ErrorClass::Environment,
                 Registry::Upstream => ErrorClass::Upstream,
-                _ => ErrorClass::Internal,
             },
             Self::Content(_) | Self::Io { .. } | Self::Snapshot(_) | Self::Run(_) => ErrorClass::Environment,
             Self::TaskLost(_) => ErrorClass::Internal,

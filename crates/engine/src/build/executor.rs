@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use longshore_graph::{ImageSource, LocalSource, Op, Selection, Source, Vertex, VertexId};
 use longshore_layers::context::OwnerPolicy;
-use longshore_oci::{Digest, Document, Platform, Reference};
+use longshore_oci::{Digest, Document, Reference};
 use longshore_solver::{BoxError, ContentDigest, Executor, Origin, PathDigest, ResourceClass, StepContext};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
@@ -59,7 +59,7 @@ impl BuildExecutor {
     }
 
     /// The scanned directory of a local source.
-    pub(crate) async fn local(&self, source: &LocalSource) -> Result<Arc<LocalTree>, EngineError> {
+    pub(crate) async fn local(&self, ctx: &StepContext, source: &LocalSource) -> Result<Arc<LocalTree>, EngineError> {
         let directory = self
             .locals
             .get(&source.name)
@@ -69,6 +69,9 @@ impl BuildExecutor {
             let cache = self.engine.cache_directory("contexts");
             let scanned =
                 spawn_blocking(move || LocalTree::scan(&path, ignore.as_ref(), OwnerPolicy::Root, &cache)).await??;
+            for notice in scanned.notices() {
+                ctx.warn(notice.to_string());
+            }
             Ok::<_, EngineError>(Arc::new(scanned))
         };
         directory.scanned.get_or_try_init(scan).await.cloned()
@@ -102,11 +105,11 @@ impl BuildExecutor {
         Ok(Tree::Layers(self.layers().image_layers(&config.rootfs.diff_ids, created, remotes)))
     }
 
-    async fn source(&self, source: &Source) -> Result<Tree, EngineError> {
+    async fn source(&self, ctx: &StepContext, source: &Source) -> Result<Tree, EngineError> {
         match source {
             Source::Scratch => Ok(Tree::empty()),
             Source::Image(image) => self.image(image),
-            Source::Local(local) => Ok(Tree::Local(self.local(local).await?)),
+            Source::Local(local) => Ok(Tree::Local(self.local(ctx, local).await?)),
             Source::OciLayout(layout) => {
                 let image = ImageSource {
                     reference: crate::layout::REFERENCE.parse().expect("a constant reference"),
@@ -130,7 +133,7 @@ impl BuildExecutor {
 
     async fn run(&self, ctx: &StepContext, vertex: &Vertex, inputs: &[Tree]) -> Result<Vec<Tree>, BoxError> {
         match &vertex.op {
-            Op::Source(source) => Ok(vec![self.source(source).await?]),
+            Op::Source(source) => Ok(vec![self.source(ctx, source).await?]),
             Op::File(op) => Ok(vec![super::file::run(self, op, inputs).await?]),
             Op::Exec(op) => super::exec::run(self, ctx, op, inputs).await,
             Op::Merge => {
@@ -160,15 +163,15 @@ impl BuildExecutor {
 impl Executor for BuildExecutor {
     type Tree = Tree;
 
-    async fn pin(&self, _ctx: &StepContext, source: &Source, selection: &Selection) -> Result<ContentDigest, BoxError> {
+    async fn pin(&self, ctx: &StepContext, source: &Source, selection: &Selection) -> Result<ContentDigest, BoxError> {
         let name = match source {
             Source::Scratch => "scratch".to_owned(),
             Source::Local(local) => {
-                let tree = self.local(local).await?;
+                let tree = self.local(ctx, local).await?;
                 return select::digest_of_context(tree, selection.clone()).await;
             }
             Source::Image(_) | Source::OciLayout(_) => {
-                let layers = self.as_layers(&self.source(source).await?).await?;
+                let layers = self.as_layers(&self.source(ctx, source).await?).await?;
                 return Ok(identity(&layers));
             }
             Source::Http(http) => crate::remote::pin_http(&self.engine, http).await?,
@@ -254,9 +257,4 @@ impl Executor for BuildExecutor {
             _ => Vec::new(),
         }
     }
-}
-
-/// Images that a build resolves for its platform, shared with the executor.
-pub(crate) fn platform_of(requested: &[Platform]) -> Platform {
-    requested.first().cloned().unwrap_or_else(Platform::host)
 }

@@ -1,0 +1,538 @@
+//! The command line as typed: one struct a command, nothing resolved yet.
+//!
+//! Docker's and Buildx's words. A flag of theirs that is not there yet is refused by
+//! name (see `unsupported`), never ignored.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Builds OCI images from Dockerfiles, serves them as a registry, pushes, pulls and runs them.
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where images, layers and caches are kept [default: /var/lib/longshore for root]
+    #[arg(long, env = "LONGSHORE_ROOT", value_name = "DIR", global = true)]
+    pub(crate) root: Option<PathBuf>,
+    /// Registries: mirrors, plain-HTTP hosts, certificate authorities (TOML)
+    #[arg(long, env = "LONGSHORE_CONFIG", value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Say more, on standard error
+    #[arg(short = 'D', long, global = true)]
+    pub(crate) debug: bool,
+    /// How the log is written
+    #[arg(long, value_enum, default_value = "text", global = true)]
+    pub(crate) log_format: LogFormat,
+    /// A registry that may speak plain HTTP (loopback always may)
+    #[arg(long, value_name = "HOST", global = true)]
+    pub(crate) insecure_registry: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    Auto,
+    Plain,
+    Rawjson,
+    Quiet,
+    Tty,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Make an image from a root file system's tar
+    Import(ImportArgs),
+    /// List images
+    #[command(visible_alias = "ls")]
+    Images(ImagesArgs),
+    /// Show an image's details
+    Inspect(InspectArgs),
+    /// Show how an image's layers came to be
+    History(HistoryArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Remove images
+    Rmi(RmiArgs),
+    /// Push an image to its registry
+    Push(PushArgs),
+    /// Pull an image from a registry
+    Pull(PullArgs),
+    /// Run a command in a container made from an image
+    Run(Box<RunArgs>),
+    /// Serve a registry
+    Serve(ServeArgs),
+    /// Keep credentials for a registry
+    Login(LoginArgs),
+    /// Forget credentials for a registry
+    Logout(LogoutArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
+    /// Read images from an archive
+    Load(LoadArgs),
+    /// Remove what nothing needs
+    Prune(PruneArgs),
+    /// Show what takes space
+    Df(DfArgs),
+    /// Say what this machine can do
+    Doctor(DoctorArgs),
+    /// Write a completion script
+    Completion {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Show the version
+    Version(VersionArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// The context: a directory, an archive, a git or HTTP URL, or - for standard input
+    #[arg(value_name = "PATH | URL | -")]
+    pub(crate) context: Option<String>,
+    /// Name of the image (repeat for more)
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub(crate) tag: Vec<String>,
+    /// The Dockerfile [default: PATH/Dockerfile; - is standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<String>,
+    /// The stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Set a build argument; without a value it comes from the environment
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) build_arg: Vec<String>,
+    /// A further context: NAME=DIR, docker-image://, oci-layout://, git or HTTP URL
+    #[arg(long, value_name = "NAME=PLACE")]
+    pub(crate) build_context: Vec<String>,
+    /// Platforms to build for
+    #[arg(long, value_delimiter = ',', value_name = "OS/ARCH")]
+    pub(crate) platform: Vec<String>,
+    /// Set a label on the image
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Set an annotation on the image
+    #[arg(long, value_name = "[TYPE:]NAME=VALUE")]
+    pub(crate) annotation: Vec<String>,
+    /// Expose a secret to the build: id=ID[,src=FILE | ,env=NAME]
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) secret: Vec<String>,
+    /// Expose an ssh agent or key to the build: default | ID[=SOCKET | =KEY]
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) ssh: Vec<String>,
+    /// Run every step
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Run every step of these stages
+    #[arg(long, value_delimiter = ',', value_name = "STAGE")]
+    pub(crate) no_cache_filter: Vec<String>,
+    /// Ask the registries for base images even where they are here
+    #[arg(long)]
+    pub(crate) pull: bool,
+    /// Where the result goes: type=image|oci|docker|tar|local[,dest=PATH][,…]
+    #[arg(short, long, value_name = "SPEC")]
+    pub(crate) output: Vec<String>,
+    /// Push the image when it is built
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Keep the image in the local store (the default)
+    #[arg(long)]
+    pub(crate) load: bool,
+    /// Write the result's digests to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    /// Write the image's id to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// Network of RUN steps: default, host or none
+    #[arg(long, value_name = "MODE")]
+    pub(crate) network: Option<String>,
+    /// Add a line to the steps' hosts file
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub(crate) add_host: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) shm_size: Option<String>,
+    /// A resource limit of the steps: NAME=SOFT[:HARD]
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) ulimit: Vec<String>,
+    /// The steps' parent control group
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup_parent: Option<String>,
+    /// Memory limit of a step
+    #[arg(short, long, value_name = "BYTES")]
+    pub(crate) memory: Option<String>,
+    /// Processor time of a step in each period, microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(crate) cpu_quota: Option<i64>,
+    /// Length of that period, microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(crate) cpu_period: Option<u64>,
+    /// Relative weight of a step's processes
+    #[arg(short = 'c', long, value_name = "WEIGHT")]
+    pub(crate) cpu_shares: Option<u64>,
+    /// Processors that a step may use
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// Memory nodes that a step may use
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_mems: Option<String>,
+    /// Allow what is otherwise refused: network.host, security.insecure
+    #[arg(long, value_delimiter = ',', value_name = "ENTITLEMENT")]
+    pub(crate) allow: Vec<String>,
+    /// Check the Dockerfile instead of building it
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Do something else with the Dockerfile: build, check, outline, targets[,format=json]
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) call: Option<String>,
+    /// How progress is shown
+    #[arg(long, value_enum, env = "BUILDKIT_PROGRESS", default_value = "auto")]
+    pub(crate) progress: ProgressMode,
+    /// Print the image's id only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// How many steps may run at once [default: the number of processors]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+    /// Say for each step why it was or was not cached
+    #[arg(long)]
+    pub(crate) explain_cache: bool,
+    #[command(flatten)]
+    pub(crate) unsupported: UnsupportedBuildArgs,
+}
+
+/// Flags of Docker's that are refused by name until they are there.
+#[derive(Debug, Args)]
+pub(crate) struct UnsupportedBuildArgs {
+    #[arg(long, hide = true)]
+    pub(crate) cache_from: Vec<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cache_to: Vec<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) sbom: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) provenance: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) attest: Vec<String>,
+    #[arg(long, hide = true)]
+    pub(crate) squash: bool,
+    #[arg(long, hide = true)]
+    pub(crate) isolation: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) builder: Option<String>,
+}
+
+impl UnsupportedBuildArgs {
+    /// The first flag that was given, by name.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        // `--provenance=false` and `--sbom=false` ask for what happens anyway.
+        let asked = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "false");
+        [
+            ("--cache-from", !self.cache_from.is_empty()),
+            ("--cache-to", !self.cache_to.is_empty()),
+            ("--sbom", asked(&self.sbom)),
+            ("--provenance", asked(&self.provenance)),
+            ("--attest", !self.attest.is_empty()),
+            ("--squash", self.squash),
+            ("--isolation", self.isolation.is_some()),
+            ("--builder", self.builder.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(name, given)| given.then_some(name))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The archive (plain or compressed), or - for standard input
+    #[arg(value_name = "FILE | -")]
+    pub(crate) file: String,
+    /// Name of the image
+    pub(crate) name: Option<String>,
+    /// Apply a Dockerfile instruction to the image's configuration
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub(crate) change: Vec<String>,
+    /// A message for the image's history
+    #[arg(short, long)]
+    pub(crate) message: Option<String>,
+    /// The image's platform [default: this machine's]
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    /// Only images of this name
+    pub(crate) name: Option<String>,
+    /// Print ids only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Show digests
+    #[arg(long)]
+    pub(crate) digests: bool,
+    /// Do not shorten ids
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// `json`, `table`, or a template such as '{{.ID}}'
+    #[arg(long)]
+    pub(crate) format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The images
+    #[arg(required = true)]
+    pub(crate) images: Vec<String>,
+    /// `json`, or a template such as '{{.Digest}}'
+    #[arg(short, long)]
+    pub(crate) format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// The image
+    pub(crate) image: String,
+    /// Print instructions whole
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// `json`, `table`, or a template such as '{{.CreatedBy}}'
+    #[arg(long)]
+    pub(crate) format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// The image
+    pub(crate) source: String,
+    /// Its further name
+    pub(crate) target: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmiArgs {
+    /// The images
+    #[arg(required = true)]
+    pub(crate) images: Vec<String>,
+    /// Remove an id with all its names; no error where an image is not there
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Keep the layers until the next prune
+    #[arg(long)]
+    pub(crate) no_prune: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// The image
+    pub(crate) image: String,
+    /// Push every tag of the name
+    #[arg(short, long)]
+    pub(crate) all_tags: bool,
+    /// Say nothing but the digest
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The image
+    pub(crate) image: String,
+    /// The platform of an image that has several [default: this machine's]
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
+    /// Say nothing but the name
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The image, and a command in place of its own
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE [COMMAND [ARG…]]")]
+    pub(crate) image_and_command: Vec<String>,
+    /// Remove the container when it ends (always so)
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set a variable; without a value it comes from the environment
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Read variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Mount a directory or file: SOURCE:TARGET[:ro]
+    #[arg(short, long, value_name = "SPEC")]
+    pub(crate) volume: Vec<String>,
+    /// Mount memory: TARGET[:size=BYTES,mode=MODE]
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) tmpfs: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// User: NAME | UID[:GROUP | :GID]
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Program in place of the image's entry point
+    #[arg(long)]
+    pub(crate) entrypoint: Option<String>,
+    /// Network: host or none
+    #[arg(long, default_value = "host", value_name = "MODE")]
+    pub(crate) network: String,
+    /// The host's name inside
+    #[arg(long)]
+    pub(crate) hostname: Option<String>,
+    /// Add a line to the hosts file
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub(crate) add_host: Vec<String>,
+    /// Memory limit
+    #[arg(short, long, value_name = "BYTES")]
+    pub(crate) memory: Option<String>,
+    /// Processors' worth of time
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<f64>,
+    /// How many processes
+    #[arg(long, value_name = "N")]
+    pub(crate) pids_limit: Option<i64>,
+    /// A resource limit: NAME=SOFT[:HARD]
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) ulimit: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) shm_size: Option<String>,
+    /// The image's files cannot be changed
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Run with all privileges
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// Run an init that reaps processes
+    #[arg(long)]
+    pub(crate) init: bool,
+    /// Pull first: always, missing or never
+    #[arg(long, default_value = "missing")]
+    pub(crate) pull: String,
+    /// The platform of an image that has several
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
+    /// Not there yet
+    #[arg(short, long, hide = true)]
+    pub(crate) detach: bool,
+    /// Not there yet
+    #[arg(short, long, hide = true)]
+    pub(crate) publish: Vec<String>,
+    /// Not there yet
+    #[arg(long, hide = true)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// The registry [default: docker.io]
+    pub(crate) server: Option<String>,
+    /// User name
+    #[arg(short, long)]
+    pub(crate) username: Option<String>,
+    /// Password; better from standard input
+    #[arg(short, long)]
+    pub(crate) password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// The registry [default: docker.io]
+    pub(crate) server: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveArgs {
+    /// The images
+    #[arg(required = true)]
+    pub(crate) images: Vec<String>,
+    /// The archive [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// docker (with an OCI layout in it) or oci
+    #[arg(long, default_value = "docker", value_enum)]
+    pub(crate) format: ArchiveFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ArchiveFormat {
+    Docker,
+    Oci,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// The archive, plain or compressed [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Print names only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Remove the build cache too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Do not ask (nothing is asked)
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Say what would be removed, and why
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DfArgs {
+    /// `json` or `table`
+    #[arg(long)]
+    pub(crate) format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// `json` or `text`
+    #[arg(long, default_value = "text")]
+    pub(crate) format: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VersionArgs {
+    /// `json` or a template
+    #[arg(short, long)]
+    pub(crate) format: Option<String>,
+}

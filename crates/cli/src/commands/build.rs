@@ -1,0 +1,299 @@
+//! `longshore build`.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use longshore_engine::{
+    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, NetworkMode, OutputKind, OutputSpec, Resources,
+};
+use longshore_oci::Reference;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::call;
+use crate::args::{BuildArgs, Global, ProgressMode};
+use crate::exit::Exit;
+use crate::progress::Progress;
+use crate::report::{Usage, build_failure, diagnostics};
+use crate::table::out;
+use crate::{config, spec, units};
+
+/// The largest archive or Dockerfile that is read from standard input, bytes.
+const STDIN_BYTES_MAX: u64 = 16 << 30;
+
+pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
+    if let Some(flag) = args.unsupported.given() {
+        return Err(Usage(format!("{flag} is not supported yet")).into());
+    }
+    if args.progress == ProgressMode::Tty {
+        return Err(Usage("--progress tty is not supported yet: auto, plain, rawjson and quiet are".to_owned()).into());
+    }
+    let method = call::Method::parse(&args)?;
+    // What came on standard input lives as long as the build.
+    let mut stdin = None;
+    let request = request(&args, &mut stdin)?;
+    let engine = config::engine(global)?;
+    let mode = if args.quiet { ProgressMode::Quiet } else { args.progress };
+    let progress = Arc::new(Progress::new(mode, args.explain_cache));
+    let runtime = config::runtime()?;
+    if let Some(method) = method {
+        return runtime.block_on(call::run(&engine, &request, method, progress));
+    }
+    let cancel = CancellationToken::new();
+    let built = runtime.block_on(async {
+        let interrupted = cancel.clone();
+        tokio::spawn(async move {
+            if interruption().await.is_ok() {
+                interrupted.cancel();
+            }
+        });
+        engine.build(&request, Arc::clone(&progress) as Arc<dyn longshore_engine::ProgressSink>, cancel).await
+    });
+    match built {
+        Ok(outcome) => finish(&args, &request, &outcome),
+        Err(error) => Ok(build_failure(&error, |name| progress.tail_of(name))),
+    }
+}
+
+/// Waits for Ctrl-C or a request to end.
+async fn interruption() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Says what was made: files first, then the result on standard output.
+fn finish(args: &BuildArgs, request: &BuildRequest, outcome: &BuildOutcome) -> Result<Exit> {
+    if !args.quiet {
+        diagnostics(&outcome.dockerfile, &outcome.warnings);
+    }
+    let id = outcome.config.as_ref().or(outcome.image.as_ref()).map(|descriptor| descriptor.digest);
+    if let (Some(path), Some(id)) = (&args.iidfile, id) {
+        std::fs::write(path, id.to_string()).with_context(|| format!("--iidfile `{}`", path.display()))?;
+    }
+    if let Some(path) = &args.metadata_file {
+        write_metadata(path, request, outcome)?;
+    }
+    let prints_archive = request.outputs.iter().any(|output| {
+        output.dest.is_none() && matches!(output.kind, OutputKind::Tar | OutputKind::Oci | OutputKind::Docker)
+    });
+    if let Some(id) = id
+        && !prints_archive
+    {
+        out(&id.to_string());
+    }
+    Ok(Exit::Done)
+}
+
+fn write_metadata(path: &std::path::Path, request: &BuildRequest, outcome: &BuildOutcome) -> Result<()> {
+    let mut metadata = serde_json::Map::new();
+    if let Some(image) = &outcome.image {
+        metadata.insert("containerimage.digest".to_owned(), json!(image.digest));
+        metadata.insert("containerimage.descriptor".to_owned(), json!(image));
+    }
+    if let Some(config) = &outcome.config {
+        metadata.insert("containerimage.config.digest".to_owned(), json!(config.digest));
+    }
+    if !request.tags.is_empty() {
+        let names: Vec<String> = request.tags.iter().cloned().map(|tag| tag.with_default_tag().to_string()).collect();
+        metadata.insert("image.name".to_owned(), json!(names.join(",")));
+    }
+    let text = serde_json::to_string_pretty(&metadata)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("--metadata-file `{}`", path.display()))
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// What is built, from the flags, the environment and standard input.
+fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Result<BuildRequest> {
+    let (context, dockerfile) = places(args, stdin)?;
+    let mut build_args: BTreeMap<String, String> =
+        spec::pairs_or_environment(&args.build_arg, "--build-arg", environment)?.into_iter().collect();
+    if let Some(epoch) = environment("SOURCE_DATE_EPOCH") {
+        build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
+    }
+    let mut named_contexts = BTreeMap::new();
+    for text in &args.build_context {
+        let (name, place) = spec::split_pair(text, "--build-context")?;
+        named_contexts.insert(name.to_owned(), spec::parse_place(place).with_context(|| format!("--build-context `{text}`"))?);
+    }
+    let tags = args.tag.iter().map(|tag| spec::parse_reference(tag).context("--tag")).collect::<Result<Vec<Reference>>>()?;
+    Ok(BuildRequest {
+        context,
+        dockerfile,
+        named_contexts,
+        target: args.target.clone(),
+        build_args,
+        labels: pairs(&args.label, "--label")?,
+        platforms: args
+            .platform
+            .iter()
+            .map(|text| text.parse().with_context(|| format!("--platform `{text}`")))
+            .collect::<Result<_>>()?,
+        no_cache: args.no_cache,
+        no_cache_filter: args.no_cache_filter.clone(),
+        pull: args.pull,
+        network: network(args.network.as_deref())?,
+        extra_hosts: args.add_host.iter().map(|text| spec::parse_host(text)).collect::<Result<_>>()?,
+        shm_size_bytes: args.shm_size.as_deref().map(units::parse_bytes).transpose().context("--shm-size")?,
+        ulimits: args.ulimit.iter().map(|text| spec::parse_ulimit(text)).collect::<Result<_>>()?,
+        resources: resources(args)?,
+        cgroup_parent: args.cgroup_parent.clone().unwrap_or_default(),
+        entitlements: {
+            let mut allowed = spec::parse_entitlements(&args.allow)?;
+            // Asking for it on the command line is allowing it.
+            allowed.network_host |= args.network.as_deref() == Some("host");
+            allowed
+        },
+        secrets: args.secret.iter().map(|text| spec::parse_secret(text, environment)).collect::<Result<_>>()?,
+        ssh_agents: ssh_agents(&args.ssh)?,
+        outputs: outputs(args)?,
+        tags,
+        annotations: annotations(&args.annotation)?,
+        jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(4, |n| n.get().max(4))),
+    })
+}
+
+fn pairs(texts: &[String], flag: &str) -> Result<BTreeMap<String, String>> {
+    let split = |text: &String| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        anyhow::ensure!(!name.is_empty(), "{flag} `{text}`: a name is missing");
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    texts.iter().map(split).collect()
+}
+
+/// Annotations of the manifest; those of other documents are not there yet.
+fn annotations(texts: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut annotations = BTreeMap::new();
+    for text in texts {
+        let (name, value) = spec::split_pair(text, "--annotation")?;
+        let name = match name.split_once(':') {
+            Some(("manifest", name)) => name,
+            Some((kind @ ("index" | "manifest-descriptor" | "index-descriptor"), _)) => {
+                return Err(Usage(format!("--annotation `{text}`: annotations of an {kind} are not supported yet")).into());
+            }
+            _ => name,
+        };
+        annotations.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(annotations)
+}
+
+fn network(mode: Option<&str>) -> Result<NetworkMode> {
+    match mode {
+        None | Some("default") => Ok(NetworkMode::Default),
+        Some("host") => Ok(NetworkMode::Host),
+        Some("none") => Ok(NetworkMode::None),
+        Some(other) => Err(Usage(format!("--network `{other}`: default, host and none are known")).into()),
+    }
+}
+
+fn resources(args: &BuildArgs) -> Result<Resources> {
+    let memory = args.memory.as_deref().map(units::parse_bytes).transpose().context("--memory")?;
+    Ok(Resources {
+        memory_bytes: memory.map(i64::try_from).transpose().context("--memory")?,
+        memory_swap_bytes: None,
+        cpu_shares: args.cpu_shares,
+        cpu_period_us: args.cpu_period,
+        cpu_quota_us: args.cpu_quota,
+        cpuset_cpus: args.cpuset_cpus.clone().unwrap_or_default(),
+        cpuset_mems: args.cpuset_mems.clone().unwrap_or_default(),
+    })
+}
+
+fn ssh_agents(specs: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let mut agents = BTreeMap::new();
+    for text in specs {
+        let (id, socket) = match text.split_once('=') {
+            Some((id, socket)) => (id, PathBuf::from(socket)),
+            None => {
+                let socket = environment("SSH_AUTH_SOCK").with_context(|| format!("--ssh `{text}`: SSH_AUTH_SOCK is not set"))?;
+                (text.as_str(), PathBuf::from(socket))
+            }
+        };
+        let kind = std::fs::metadata(&socket).with_context(|| format!("--ssh `{text}`: `{}`", socket.display()))?;
+        if !kind.file_type().is_socket() {
+            return Err(Usage(format!("--ssh `{text}`: keys are not supported yet, an agent's socket is")).into());
+        }
+        agents.insert(id.to_owned(), socket);
+    }
+    Ok(agents)
+}
+
+fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>> {
+    let mut outputs = args.output.iter().map(|text| spec::parse_output(text)).collect::<Result<Vec<_>>>()?;
+    let has_image = outputs.iter().any(|output| output.kind == OutputKind::Image);
+    if outputs.is_empty() || ((args.push || args.load) && !has_image) {
+        outputs.push(OutputSpec::new(OutputKind::Image));
+    }
+    if args.push {
+        for output in outputs.iter_mut().filter(|output| output.kind == OutputKind::Image) {
+            output.push = true;
+        }
+    }
+    let to_stdout = |output: &&OutputSpec| {
+        output.dest.is_none() && matches!(output.kind, OutputKind::Tar | OutputKind::Oci | OutputKind::Docker)
+    };
+    if outputs.iter().filter(to_stdout).count() > 1 {
+        return Err(Usage("only one output can go to standard output".to_owned()).into());
+    }
+    Ok(outputs)
+}
+
+/// Where the context and the Dockerfile are.
+fn places(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Result<(ContextSpec, DockerfileSpec)> {
+    let context = args.context.as_deref().ok_or_else(|| Usage("a context is missing: PATH, URL or -".to_owned()))?;
+    if context == "-" {
+        if args.file.as_deref() == Some("-") {
+            return Err(Usage("the context and the Dockerfile cannot both come from standard input".to_owned()).into());
+        }
+        return from_stdin(args, stdin);
+    }
+    let place = spec::parse_place(context)?;
+    let dockerfile = match args.file.as_deref() {
+        Some("-") => {
+            let mut text = Vec::new();
+            std::io::stdin().take(64 << 20).read_to_end(&mut text).context("standard input")?;
+            DockerfileSpec::Text(text)
+        }
+        Some(path) => match &place {
+            ContextSpec::Directory(_) => DockerfileSpec::File(path.into()),
+            _ => DockerfileSpec::InContext(path.to_owned()),
+        },
+        None => DockerfileSpec::InContext("Dockerfile".to_owned()),
+    };
+    Ok((place, dockerfile))
+}
+
+/// An archive is a context; anything else is a Dockerfile without one.
+fn from_stdin(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Result<(ContextSpec, DockerfileSpec)> {
+    let mut file = tempfile::NamedTempFile::new().context("standard input")?;
+    std::io::copy(&mut std::io::stdin().take(STDIN_BYTES_MAX), &mut file).context("standard input")?;
+    if is_archive(file.path())? {
+        let place = ContextSpec::Archive(file.path().to_owned());
+        *stdin = Some(file);
+        let name = args.file.clone().unwrap_or_else(|| "Dockerfile".to_owned());
+        return Ok((place, DockerfileSpec::InContext(name)));
+    }
+    let text = std::fs::read(file.path()).context("standard input")?;
+    Ok((ContextSpec::Empty, DockerfileSpec::Text(text)))
+}
+
+/// Whether a file begins as a tar archive or a compressed one does.
+fn is_archive(path: &std::path::Path) -> Result<bool> {
+    let mut start = Vec::new();
+    std::fs::File::open(path)?.take(512).read_to_end(&mut start)?;
+    let compressed = [&[0x1f, 0x8b][..], b"BZh", &[0xfd, b'7', b'z', b'X', b'Z'], &[0x28, 0xb5, 0x2f, 0xfd]];
+    let is_tar = start.len() == 512 && &start[257..262] == b"ustar";
+    Ok(is_tar || compressed.iter().any(|magic| start.starts_with(magic)))
+}
