@@ -52,6 +52,15 @@ fn main() -> ExitCode {
         eprintln!("usage: run ROOTFS [--user U] [--none] [--insecure] [--repeat N] COMMAND…");
         return ExitCode::from(2);
     };
+    if !rustix::process::geteuid().is_root() {
+        match longshore_runner::become_root_in_user_namespace() {
+            Ok(mapping) => eprintln!("run: {mapping:?}"),
+            Err(error) => {
+                eprintln!("run: {error}: {:?}", std::error::Error::source(&error));
+                return ExitCode::from(125);
+            }
+        }
+    }
     match run(&options) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),
         Err(error) => {

@@ -48,6 +48,7 @@ pub use spec::{
 };
 pub use status::{Ended, ExitStatus, Usage, Warning};
 pub use supervisor::init_if_requested;
+pub use userns::{Mapping, UserNamespaceError, become_root_in_user_namespace};
 
 /// Runs processes in sandboxes.
 ///

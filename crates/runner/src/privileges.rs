@@ -14,6 +14,7 @@ use crate::spec::{Resource, Rlimit, Security};
 use crate::status::Warning;
 use crate::sys;
 use crate::user::Identity;
+use crate::userns;
 
 /// Becomes the user, with that user's capabilities and the system call filter.
 ///
@@ -64,9 +65,38 @@ fn set_identity(identity: &Identity) -> Result<(), Failure> {
         .map(|gid| rustix::fs::Gid::from_raw(*gid))
         .collect();
     let (uid, gid) = (identity.uid(), identity.gid());
-    set_thread_groups(&groups).doing("set the supplementary groups")?;
-    set_thread_res_gid(gid, gid, gid).doing("set the group")?;
-    set_thread_res_uid(uid, uid, uid).doing("set the user")
+    if !userns::groups_are_fixed() {
+        set_thread_groups(&groups)
+            .doing("set the supplementary groups")
+            .map_err(unmapped)?;
+    }
+    set_thread_res_gid(gid, gid, gid)
+        .doing("set the group")
+        .map_err(unmapped)?;
+    set_thread_res_uid(uid, uid, uid)
+        .doing("set the user")
+        .map_err(unmapped)
+}
+
+/// What the kernel says of ids that the user namespace does not have.
+fn unmapped(failure: Failure) -> Failure {
+    match failure {
+        Failure::Setup {
+            action,
+            path,
+            hint: None,
+            errno: libc::EINVAL,
+        } => {
+            let hint = "this user namespace has no such id; /etc/subuid and /etc/subgid grant more";
+            Failure::Setup {
+                action,
+                path,
+                hint: Some(hint.to_owned()),
+                errno: libc::EINVAL,
+            }
+        }
+        other => other,
+    }
 }
 
 /// Nothing inheritable, nothing ambient (CVE-2022-24769 and kin). Whoever is not root has lost the

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, openat};
@@ -29,7 +30,7 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 /// Tries everything; `scratch` is a directory made for it.
 pub(crate) fn probe(scratch: &Path) -> Probe {
     let capabilities = rustix::thread::capabilities(None).map_or(0, |it| it.effective.bits());
-    Probe {
+    let probe = Probe {
         kernel: rustix::system::uname()
             .release()
             .to_string_lossy()
@@ -56,7 +57,12 @@ pub(crate) fn probe(scratch: &Path) -> Probe {
         control_groups: ControlGroups::probe(),
         subordinate_ids: SubordinateIds::probe(),
         network_helpers: network_helpers(),
+    };
+    // Overlay leaves a directory of mode 0, which only root can look into to delete it.
+    for name in ["work/work", "work-user/work"] {
+        let _absent = fs::set_permissions(scratch.join(name), PermissionsExt::from_mode(0o700));
     }
+    probe
 }
 
 /// Tries something in a process of its own, which the kernel clears up after.

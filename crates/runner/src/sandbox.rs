@@ -68,12 +68,16 @@ pub(crate) struct Trees {
     /// In the order of the plan's mounts.
     pub(crate) binds: Vec<Option<OwnedFd>>,
     pub(crate) cgroups: Cgroups,
+    /// The host's `/sys`, for where none can be mounted.
+    pub(crate) sys: Option<OwnedFd>,
 }
 
 /// What `/sys/fs/cgroup` will be.
 pub(crate) enum Cgroups {
     /// The unified hierarchy, in a control group namespace.
     Unified,
+    /// Whatever `/sys` brings.
+    AsTheyAre,
     /// The groups of the old hierarchies, by controller.
     Old(Vec<(String, OwnedFd)>),
 }
@@ -107,7 +111,7 @@ fn build(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Failure> {
 
     let proc = it.mount_proc(root)?;
     let dev = it.mount_dev(root)?;
-    let sys = it.mount_sys(root, &mut trees.cgroups)?;
+    let sys = it.mount_sys(root, &mut trees)?;
     it.mount_all(root, &staging, &mut trees)?;
     if it.plan.security == Security::Sandbox {
         mask(proc.as_fd(), sys.as_fd(), &dev)?;
@@ -150,6 +154,7 @@ struct MovableTrees {
     binds: Vec<Option<OwnedFd>>,
     fds: Vec<Option<OwnedFd>>,
     cgroups: Cgroups,
+    sys: Option<OwnedFd>,
 }
 
 impl MovableTrees {
@@ -172,6 +177,7 @@ impl Builder {
             binds: trees.binds,
             fds,
             cgroups: trees.cgroups,
+            sys: trees.sys,
         };
         (
             Self {
@@ -241,7 +247,8 @@ impl Builder {
     }
 
     fn mount_proc(&self, root: Root<'_>) -> Result<OwnedFd, Failure> {
-        let proc = new_file_system("proc", &[], NOSUID_NODEV_NOEXEC).doing_at("mount", "/proc")?;
+        let proc = new_file_system("proc", &[], NOSUID_NODEV_NOEXEC).doing_at("mount", "/proc");
+        let proc = proc.map_err(explain_proc)?;
         self.attach_at(root, proc.as_fd(), "proc")?;
         Ok(proc)
     }
@@ -253,13 +260,16 @@ impl Builder {
         Ok(dev)
     }
 
-    fn mount_sys(&self, root: Root<'_>, cgroups: &mut Cgroups) -> Result<OwnedFd, Failure> {
+    fn mount_sys(&self, root: Root<'_>, trees: &mut MovableTrees) -> Result<OwnedFd, Failure> {
         let attributes = self.system_attributes();
-        let sys = new_file_system("sysfs", &[], attributes).doing_at("mount", "/sys")?;
+        let sys = match (new_file_system("sysfs", &[], attributes), trees.sys.take()) {
+            (Err(_), Some(host)) => Ok(host),
+            (other, _) => other,
+        };
+        let sys = sys.doing_at("mount", "/sys")?;
         self.attach_at(root, sys.as_fd(), "sys")?;
-        let place = Root(sys.as_fd()).open(b"fs/cgroup");
-        if let Ok(place) = place {
-            mount_cgroups(place.fd.as_fd(), cgroups, attributes)
+        if let Ok(place) = Root(sys.as_fd()).open(b"fs/cgroup") {
+            mount_cgroups(place.fd.as_fd(), &mut trees.cgroups, attributes)
                 .doing_at("mount", "/sys/fs/cgroup")?;
         }
         Ok(sys)
@@ -532,6 +542,29 @@ impl Builder {
     }
 }
 
+/// A user namespace gets no `/proc` of its own while the outer one is partly covered.
+fn explain_proc(failure: Failure) -> Failure {
+    match failure {
+        Failure::Setup {
+            action,
+            path,
+            hint: None,
+            errno: libc::EPERM,
+        } => {
+            let hint = "/proc is masked by the container around this one: \
+                `docker run --security-opt systempaths=unconfined`, or in Kubernetes \
+                `hostUsers: false` with `procMount: Unmasked`";
+            Failure::Setup {
+                action,
+                path,
+                hint: Some(hint.to_owned()),
+                errno: libc::EPERM,
+            }
+        }
+        other => other,
+    }
+}
+
 fn read_account_file(root: Root<'_>, path: &str) -> io::Result<Vec<u8>> {
     let found = match root.open(path.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -577,6 +610,7 @@ fn mount_cgroups(
         Cgroups::Unified => {
             return attach(new_file_system("cgroup2", &[], attributes)?.as_fd(), place);
         }
+        Cgroups::AsTheyAre => return Ok(()),
         Cgroups::Old(trees) => std::mem::take(trees),
     };
     let folder = new_file_system("tmpfs", &[("mode", "755")], NOSUID_NODEV_NOEXEC)?;

@@ -37,6 +37,7 @@ use crate::spec::{Network, Security};
 use crate::status::{Ended, Warning};
 use crate::stubs;
 use crate::sys::{self, Cloned};
+use crate::userns;
 
 /// Must be called first thing in `main` of every program that uses
 /// [`SandboxRunner`](crate::SandboxRunner).
@@ -232,11 +233,18 @@ fn open_trees(
             PlannedSource::Tmpfs { .. } | PlannedSource::File { .. } => None,
         });
     }
-    let cgroups = open_cgroups(hierarchies, plan.security).doing("open the control groups")?;
+    let (cgroups, sys) = if userns::is_initial() {
+        let cgroups = open_cgroups(hierarchies, plan.security);
+        (cgroups.doing("open the control groups")?, None)
+    } else {
+        let sys = open_sys(plan.security).doing_at("clone the mount of", "/sys")?;
+        (Cgroups::AsTheyAre, Some(sys))
+    };
     Ok(sandbox::Trees {
         rootfs,
         binds,
         cgroups,
+        sys,
     })
 }
 
@@ -276,6 +284,16 @@ fn open_cgroups(hierarchies: &Hierarchies, security: Security) -> io::Result<Cgr
         trees.push((controller.clone(), tree));
     }
     Ok(Cgroups::Old(trees))
+}
+
+/// The host's `/sys`, for a user namespace whose network is not its own: the kernel lets it mount no
+/// other. Unlike BuildKit, which leaves `/sys` out there, this can make all of it read-only.
+fn open_sys(security: Security) -> io::Result<OwnedFd> {
+    let sys = clone_tree(File::open("/sys")?.as_fd(), true)?;
+    if security == Security::Sandbox {
+        restrict(sys.as_fd(), true, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    }
+    Ok(sys)
 }
 
 /// The sandbox's first process.

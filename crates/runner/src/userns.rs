@@ -1,11 +1,206 @@
 //! User namespaces: being root of one's own files without being root of the machine.
+//!
+//! A program that is not started as root enters one as a whole, first thing, and stays in it: it
+//! then unpacks, mounts and runs as that namespace's root, and every file it makes has the owner
+//! it says, seen from there.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use rustix::process::{getegid, geteuid};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{WaitOptions, getegid, geteuid, getpid, waitpid};
 
-use crate::sys;
+use crate::probe::{find_program, ranges_of, user_name};
+use crate::sys::{self, Cloned};
+
+/// How much of the ids of an ordinary machine the namespace has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mapping {
+    /// The user's own id as root, and a range of subordinate ids as all others.
+    Range {
+        /// How many user ids there are.
+        uids: u64,
+        /// How many group ids there are.
+        gids: u64,
+    },
+    /// The user's own id as root, and no other: `chown` and `USER` to anybody else fail.
+    OwnIdOnly {
+        /// Why there are no others.
+        reason: String,
+    },
+}
+
+/// A user namespace that could not be entered.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action}{}", hint.as_ref().map(|it| format!(" ({it})")).unwrap_or_default())]
+pub struct UserNamespaceError {
+    action: &'static str,
+    hint: Option<&'static str>,
+    #[source]
+    source: io::Error,
+}
+
+/// Moves this process into a user namespace in which it is root, and into a mount namespace that
+/// belongs to it.
+///
+/// To be called from `main` while the process has one thread, after
+/// [`init_if_requested`](crate::init_if_requested), by a process that is not root.
+///
+/// # Errors
+/// When the machine forbids user namespaces; the error says what would allow them.
+pub fn become_root_in_user_namespace() -> Result<Mapping, UserNamespaceError> {
+    let own = own_ids();
+    let helper = Helper::prepare(own);
+    sys::unshare(libc::CLONE_NEWUSER).map_err(|source| denied("make a user namespace", source))?;
+    let mapping = match helper.and_then(Helper::map) {
+        Ok(mapping) => mapping,
+        Err(reason) => {
+            map_ids(own).map_err(|source| denied("map the user's own id", source))?;
+            Mapping::OwnIdOnly { reason }
+        }
+    };
+    sys::unshare(libc::CLONE_NEWNS).map_err(|source| denied("make a mount namespace", source))?;
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", flags).map_err(|source| denied("separate the mounts", source.into()))?;
+    Ok(mapping)
+}
+
+fn denied(action: &'static str, source: io::Error) -> UserNamespaceError {
+    UserNamespaceError {
+        action,
+        hint: hint(Path::new("/proc/sys")),
+        source,
+    }
+}
+
+/// What distributions are known to switch off.
+fn hint(sysctls: &Path) -> Option<&'static str> {
+    let value = |name: &str| {
+        fs::read_to_string(sysctls.join(name))
+            .map(|it| it.trim().to_owned())
+            .unwrap_or_default()
+    };
+    if value("kernel/apparmor_restrict_unprivileged_userns") == "1" {
+        return Some(
+            "AppArmor restricts user namespaces: `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, \
+             or a profile for this program with `userns,`",
+        );
+    }
+    if value("kernel/unprivileged_userns_clone") == "0" {
+        return Some("`sysctl kernel.unprivileged_userns_clone=1`");
+    }
+    if value("user/max_user_namespaces") == "0" {
+        return Some("`sysctl user.max_user_namespaces=10000`");
+    }
+    None
+}
+
+/// A process that stays outside and has `newuidmap` and `newgidmap` write the mapping.
+struct Helper {
+    process: rustix::process::Pid,
+    go: io::PipeWriter,
+    answer: io::PipeReader,
+    uids: u64,
+    gids: u64,
+}
+
+impl Helper {
+    /// Starts it, if there is something to map and something to map with.
+    fn prepare((uid, gid): (u32, u32)) -> Result<Self, String> {
+        let name = user_name(uid).unwrap_or_default();
+        let [uids, gids] = ["/etc/subuid", "/etc/subgid"].map(|file| {
+            let ranges = ranges_of(&fs::read_to_string(file).unwrap_or_default(), &name, uid);
+            (!ranges.is_empty())
+                .then_some(ranges)
+                .ok_or_else(|| format!("{file} grants no ids"))
+        });
+        let (uids, gids) = (uids?, gids?);
+        let program = |name: &str| find_program(name).ok_or_else(|| format!("{name} is missing"));
+        let target = getpid().as_raw_nonzero().to_string();
+        let commands = [
+            (program("newuidmap")?, map_arguments(&target, uid, &uids)),
+            (program("newgidmap")?, map_arguments(&target, gid, &gids)),
+        ];
+        let count = |ranges: &[(u32, u32)]| ranges.iter().map(|(_, it)| u64::from(*it)).sum();
+        Self::start(&commands, (count(&uids), count(&gids))).map_err(|error| error.to_string())
+    }
+
+    fn start(commands: &[(PathBuf, Vec<String>); 2], (uids, gids): (u64, u64)) -> io::Result<Self> {
+        let (mut told, go) = io::pipe()?;
+        let (answer, mut say) = io::pipe()?;
+        match sys::fork()? {
+            Cloned::Child => {
+                drop((go, answer));
+                let mut word = [0];
+                let wanted = told.read(&mut word).is_ok_and(|count| count == 1);
+                let result = if wanted { run_all(commands) } else { Ok(()) };
+                // If nobody listens, nobody wants to know.
+                let _gone = say.write_all(result.err().unwrap_or_default().as_bytes());
+                sys::exit_now(0)
+            }
+            Cloned::Parent(process) => Ok(Self {
+                process,
+                go,
+                answer,
+                uids,
+                gids,
+            }),
+        }
+    }
+
+    /// To be called in the new namespace.
+    fn map(mut self) -> Result<Mapping, String> {
+        let mut answer = String::new();
+        let told = self
+            .go
+            .write_all(b"!")
+            .and_then(|()| self.answer.read_to_string(&mut answer));
+        // It has nothing else to do than to end.
+        let _ended = waitpid(Some(self.process), WaitOptions::empty());
+        match (told, answer.as_str()) {
+            (Ok(_), "") => Ok(Mapping::Range {
+                uids: self.uids + 1,
+                gids: self.gids + 1,
+            }),
+            (Ok(_), reason) => Err(reason.to_owned()),
+            (Err(error), _) => Err(error.to_string()),
+        }
+    }
+}
+
+/// `PID 0 OWN 1`, then the ranges one after the other from 1 on.
+fn map_arguments(target: &str, own: u32, ranges: &[(u32, u32)]) -> Vec<String> {
+    let mut arguments = vec![
+        target.to_owned(),
+        "0".to_owned(),
+        own.to_string(),
+        "1".to_owned(),
+    ];
+    let mut next = 1u32;
+    for (first, count) in ranges {
+        arguments.extend([next, *first, *count].map(|it| it.to_string()));
+        next = next.saturating_add(*count);
+    }
+    arguments
+}
+
+fn run_all(commands: &[(PathBuf, Vec<String>); 2]) -> Result<(), String> {
+    for (program, arguments) in commands {
+        let name = program.display();
+        let output = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output();
+        let output = output.map_err(|error| format!("{name}: {error}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{name}: {}", said.trim()));
+        }
+    }
+    Ok(())
+}
 
 /// Whether this process's ids are the machine's.
 pub(crate) fn is_initial() -> bool {
@@ -13,13 +208,52 @@ pub(crate) fn is_initial() -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
+/// Whether supplementary groups cannot be set here, because the mapping was written without help.
+pub(crate) fn groups_are_fixed() -> bool {
+    fs::read_to_string("/proc/self/setgroups").is_ok_and(|it| it.trim() == "deny")
+}
+
 /// Makes a user namespace in which this process's own user is root, and there is no other. Only for
 /// single-threaded processes.
 pub(crate) fn enter_with_own_id() -> io::Result<()> {
-    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let own = own_ids();
     sys::unshare(libc::CLONE_NEWUSER)?;
-    // Else a group that is denied something could be dropped to get it; the kernel insists.
+    map_ids(own)
+}
+
+fn own_ids() -> (u32, u32) {
+    (geteuid().as_raw(), getegid().as_raw())
+}
+
+fn map_ids((uid, gid): (u32, u32)) -> io::Result<()> {
+    // A group may be there to deny something, so that whoever cannot map groups may not drop any.
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
     fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_follow_one_another_from_1_on() {
+        let arguments = map_arguments("77", 1000, &[(100_000, 65_536), (300_000, 10)]).join(" ");
+        assert_eq!(arguments, "77 0 1000 1 1 100000 65536 65537 300000 10");
+    }
+
+    #[test]
+    fn what_is_switched_off_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let set = |name: &str, value: &str| {
+            let path = temp.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, value).unwrap();
+        };
+        assert_eq!(hint(temp.path()), None);
+        set("user/max_user_namespaces", "0\n");
+        assert!(hint(temp.path()).unwrap().contains("max_user_namespaces"));
+        set("kernel/apparmor_restrict_unprivileged_userns", "1\n");
+        assert!(hint(temp.path()).unwrap().contains("AppArmor"));
+    }
 }
