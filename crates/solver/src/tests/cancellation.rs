@@ -22,7 +22,8 @@ fn fork() -> (Graph, [VertexId; 4]) {
     let good = run(&mut graph, base, &["write", "good", "1"]);
     let bad = run(&mut graph, good, &["fail"]);
     let slow = run(&mut graph, base, &["write", "slow", "1"]);
-    let inputs = vec![Input::first(bad), Input::first(slow)];
+    // The slow one is waited for first.
+    let inputs = vec![Input::first(slow), Input::first(bad)];
     let top = graph.push(Vertex::new("top", Op::Merge, inputs)).unwrap();
     (graph, [good, bad, slow, top])
 }
@@ -99,68 +100,10 @@ async fn dropping_the_solve_stops_everything_and_frees_its_places() {
 
 #[tokio::test(start_paused = true)]
 async fn a_step_that_does_not_wind_down_is_dropped_after_its_grace() {
-    struct Stubborn;
-    #[async_trait::async_trait]
-    impl crate::Executor for Stubborn {
-        type Tree = ();
-        async fn pin(
-            &self,
-            _: &crate::StepContext,
-            _: &longshore_graph::Source,
-            _: &longshore_graph::Selection,
-        ) -> Result<crate::ContentDigest, crate::BoxError> {
-            Ok(crate::ContentDigest([0; 32]))
-        }
-        async fn execute(
-            &self,
-            _: &crate::StepContext,
-            vertex: &Vertex,
-            _: &[()],
-        ) -> Result<Vec<()>, crate::BoxError> {
-            match vertex.op {
-                Op::Source(_) => Ok(vec![()]),
-                _ => std::future::pending().await,
-            }
-        }
-        async fn digest_of(
-            &self,
-            _: &crate::StepContext,
-            (): &(),
-            _: &longshore_graph::Selection,
-        ) -> Result<crate::ContentDigest, crate::BoxError> {
-            Ok(crate::ContentDigest([0; 32]))
-        }
-        async fn encode(
-            &self,
-            _: &crate::StepContext,
-            (): &(),
-        ) -> Result<Option<Vec<u8>>, crate::BoxError> {
-            Ok(None)
-        }
-        async fn restore(
-            &self,
-            _: &crate::StepContext,
-            _: &[u8],
-            _: &crate::Origin,
-        ) -> Result<Option<()>, crate::BoxError> {
-            Ok(None)
-        }
-        fn class(&self, _: &Vertex) -> ResourceClass {
-            ResourceClass::Run
-        }
-    }
     let (graph, [good, ..]) = fork();
-    let cache = CacheTiers::local(Arc::new(crate::MemoryCache::default()));
-    let solver = Solver::new(cache, Arc::new(NoLock), limits(1));
-    let cancel = tokio_util::sync::CancellationToken::new();
-    let request = crate::SolveRequest {
-        executor: Arc::new(Stubborn),
-        graph: Arc::new(graph),
-        targets: vec![Input::first(good)],
-        scope: String::new(),
-        events: Arc::new(crate::NoEvents),
-        cancel: cancel.clone(),
-    };
+    let running = Arc::new(());
+    let (solver, request) = stubborn(&running, graph, good);
+    let cancel = request.cancel.clone();
     let began = tokio::time::Instant::now();
     let (result, ()) = tokio::join!(in_time(solver.solve(request)), async {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -213,4 +156,95 @@ async fn a_panic_in_a_step_fails_the_build_and_no_more() {
     let outcome = bench.solve(&graph, &[panics]).await;
     assert!(matches!(outcome.result, Err(SolveError::Panicked { .. })));
     assert_eq!(bench.build(&graph, good).await, ["base", "write a 1"]);
+}
+
+fn stubborn(
+    running: &Arc<()>,
+    graph: Graph,
+    target: VertexId,
+) -> (Solver<()>, crate::SolveRequest<()>) {
+    let cache = CacheTiers::local(Arc::new(crate::MemoryCache::default()));
+    let request = crate::SolveRequest {
+        executor: Arc::new(Stubborn(running.clone())),
+        graph: Arc::new(graph),
+        targets: vec![Input::first(target)],
+        scope: String::new(),
+        events: Arc::new(crate::NoEvents),
+        cancel: tokio_util::sync::CancellationToken::new(),
+    };
+    (Solver::new(cache, Arc::new(NoLock), limits(1)), request)
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_solve_does_not_wait_for_steps_to_wind_down() {
+    let (graph, [good, ..]) = fork();
+    let running = Arc::new(());
+    let (solver, request) = stubborn(&running, graph, good);
+    let moment = Duration::from_millis(10);
+    let solve = tokio::time::timeout(moment, async {
+        let watch = async {
+            tokio::time::sleep(moment / 2).await;
+            assert_eq!(Arc::strong_count(&running), 3, "executor and step hold it");
+        };
+        tokio::join!(solver.solve(request), watch)
+    });
+    assert!(solve.await.is_err());
+    tokio::time::sleep(moment).await;
+    assert_eq!(Arc::strong_count(&running), 1);
+}
+
+/// Steps that run for ever and do not watch for cancellation; counts those that run.
+struct Stubborn(Arc<()>);
+
+#[async_trait::async_trait]
+impl crate::Executor for Stubborn {
+    type Tree = ();
+    async fn pin(
+        &self,
+        _: &crate::StepContext,
+        _: &longshore_graph::Source,
+        _: &longshore_graph::Selection,
+    ) -> Result<crate::ContentDigest, crate::BoxError> {
+        Ok(crate::ContentDigest([0; 32]))
+    }
+    async fn execute(
+        &self,
+        _: &crate::StepContext,
+        vertex: &Vertex,
+        _: &[()],
+    ) -> Result<Vec<()>, crate::BoxError> {
+        match vertex.op {
+            Op::Source(_) => Ok(vec![()]),
+            _ => {
+                let _running = self.0.clone();
+                std::future::pending().await
+            }
+        }
+    }
+    async fn digest_of(
+        &self,
+        _: &crate::StepContext,
+        (): &(),
+        _: &longshore_graph::Selection,
+    ) -> Result<crate::ContentDigest, crate::BoxError> {
+        Ok(crate::ContentDigest([0; 32]))
+    }
+    async fn encode(
+        &self,
+        _: &crate::StepContext,
+        (): &(),
+    ) -> Result<Option<Vec<u8>>, crate::BoxError> {
+        Ok(None)
+    }
+    async fn restore(
+        &self,
+        _: &crate::StepContext,
+        _: &[u8],
+        _: &crate::Origin,
+    ) -> Result<Option<()>, crate::BoxError> {
+        Ok(None)
+    }
+    fn class(&self, _: &Vertex) -> ResourceClass {
+        ResourceClass::Run
+    }
 }
