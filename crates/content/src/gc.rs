@@ -2,9 +2,9 @@
 //!
 //! First a look at one consistent snapshot finds candidates, without holding anyone up. Then
 //! each candidate is asked again inside a write transaction; only if nothing needs it there
-//! either, its row goes and its file is moved aside, and both are seen by others at once. So
-//! a reference or lease that was committed before the removal prevents it, and whoever comes
-//! after it sees that the blob is gone. Children are asked after their parents are gone.
+//! either, its row goes. So a reference or lease that was committed before the removal prevents
+//! it, and whoever comes after it sees that the blob is gone. Then the file goes, unless the
+//! blob is being stored again. Children are asked after their parents are gone.
 //!
 //! Kept is what an image, a registry manifest, a layer record, a cache record or a lease
 //! names, what a kept manifest needs, what the caller names, and what is new: a blob that was
@@ -16,7 +16,6 @@ mod why;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use longshore_oci::{Digest, LayerId};
@@ -31,12 +30,17 @@ use crate::{ContentError, StateRoot, leases};
 /// How many candidates are asked in one transaction: each holds up writers for about a
 /// millisecond.
 const BATCH: usize = 32;
+/// As long as a blob that was just stored is leased.
+const PUSH_GRACE: Duration = Duration::from_secs(3600);
 
 /// What a collection may remove.
 #[derive(Clone, Debug)]
 pub struct GcOptions {
     /// What is newer is kept.
     pub grace: Duration,
+    /// What a push was told is here is kept for so long, for its manifest to come: blobs that
+    /// no manifest needs, in repositories where they were pushed, mounted or asked for.
+    pub push_grace: Duration,
     /// Uploads of which nothing arrived for longer are dropped.
     pub uploads_idle: Duration,
     /// Registry manifests without a tag that are older, that no index in their repository
@@ -60,6 +64,7 @@ impl GcOptions {
     pub fn blobs_only(grace: Duration) -> Self {
         Self {
             grace,
+            push_grace: PUSH_GRACE,
             uploads_idle: Duration::from_secs(7 * 24 * 3600),
             untagged_older_than: None,
             cache_unused_for: None,
@@ -167,7 +172,7 @@ impl StateRoot {
         let mut collection = Collection {
             root: self,
             options,
-            window: Window::new(options.grace),
+            window: Window::new(options.grace, options.push_grace),
             named: self.closure(keep)?,
             report: GcReport::default(),
         };
@@ -211,14 +216,16 @@ impl StateRoot {
 struct Window {
     now_ms: i64,
     cutoff_ms: i64,
+    push_cutoff_ms: i64,
 }
 
 impl Window {
-    fn new(grace: Duration) -> Self {
+    fn new(grace: Duration, push_grace: Duration) -> Self {
         let now_ms = now_ms();
         Self {
             now_ms,
             cutoff_ms: now_ms.saturating_sub(duration_ms(grace)),
+            push_cutoff_ms: now_ms.saturating_sub(duration_ms(push_grace)),
         }
     }
 
@@ -283,11 +290,20 @@ impl Collection<'_> {
         let mut candidates = Vec::new();
         let sql = format!("SELECT digest, size, {REASON} FROM blobs");
         let mut statement = connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![self.window.cutoff_ms, self.window.now_ms])?;
+        let mut rows = statement.query(params![
+            self.window.cutoff_ms,
+            self.window.now_ms,
+            self.window.push_cutoff_ms
+        ])?;
         while let Some(row) = rows.next()? {
             let digest: Digest = parse("digest", &row.get::<_, String>(0)?)?;
             let size_bytes = from_sql(row.get(1)?);
-            if self.options.only.as_ref().is_some_and(|only| !only.contains(&digest)) {
+            if self
+                .options
+                .only
+                .as_ref()
+                .is_some_and(|only| !only.contains(&digest))
+            {
                 continue;
             }
             let mut reason: Option<String> = row.get(2)?;
@@ -312,21 +328,17 @@ impl Collection<'_> {
         let db = self.root.db();
         let window = &self.window;
         let dropped = db.write("remove garbage", Durability::Published, |transaction| {
-            let mut dropped: Vec<(Candidate, Option<PathBuf>)> = Vec::new();
+            let mut dropped = Vec::new();
             for candidate in batch {
                 if is_garbage(transaction, &candidate.0, window)? {
                     local::forget(transaction, &candidate.0)?;
-                    let aside = blobs.tmp_path();
-                    let moved = blobs.move_aside(&blobs.blob_path(&candidate.0), &aside)?;
-                    dropped.push((*candidate, moved.then_some(aside)));
+                    dropped.push(*candidate);
                 }
             }
             Ok(dropped)
         })?;
-        for (candidate, aside) in &dropped {
-            if let Some(aside) = aside {
-                blobs.remove_aside(aside);
-            }
+        for candidate in &dropped {
+            blobs.sweep_file(&candidate.0)?;
             self.note_removed(*candidate);
         }
         Ok(!dropped.is_empty())
@@ -338,21 +350,24 @@ impl Collection<'_> {
     }
 }
 
-/// Why a blob stays, or null: the first that holds. `?1` is when a blob is too new to go,
-/// `?2` is now. The same kinds as [`KeepReason::kind`].
+/// Why a blob stays, or null: the first that holds. `?1` is since when a blob is too new to go,
+/// `?2` is now, `?3` is since when a push may still be going on. The same kinds as
+/// [`KeepReason::kind`]. A manifest keeps its children also while its own bytes are damaged.
 const REASON: &str = "CASE
     WHEN created_at >= ?1 THEN 'new'
     WHEN EXISTS (SELECT 1 FROM images WHERE digest = blobs.digest) THEN 'image'
     WHEN EXISTS (SELECT 1 FROM manifests WHERE digest = blobs.digest) THEN 'manifest'
-    WHEN EXISTS (SELECT 1 FROM edges JOIN blobs AS parents ON parents.digest = edges.parent
-                 WHERE edges.child = blobs.digest) THEN 'child'
+    WHEN EXISTS (SELECT 1 FROM edges WHERE child = blobs.digest
+                 AND (EXISTS (SELECT 1 FROM blobs AS parents WHERE digest = edges.parent)
+                   OR EXISTS (SELECT 1 FROM manifests WHERE digest = edges.parent)
+                   OR EXISTS (SELECT 1 FROM images WHERE digest = edges.parent))) THEN 'child'
     WHEN EXISTS (SELECT 1 FROM layers WHERE blob = blobs.digest) THEN 'layer'
     WHEN EXISTS (SELECT 1 FROM layers WHERE index_blob = blobs.digest) THEN 'layer'
     WHEN EXISTS (SELECT 1 FROM cache_blobs WHERE digest = blobs.digest) THEN 'cache'
-    WHEN EXISTS (SELECT 1 FROM leases WHERE kind = 'blob' AND target = blobs.digest
+    WHEN EXISTS (SELECT 1 FROM leases WHERE kind IN ('blob', 'placing') AND target = blobs.digest
                  AND expires_at > ?2) THEN 'lease'
     WHEN EXISTS (SELECT 1 FROM blob_links WHERE digest = blobs.digest
-                 AND touched_at >= ?1) THEN 'pushed'
+                 AND touched_at >= ?3) THEN 'pushed'
     END";
 
 fn is_garbage(
@@ -360,9 +375,15 @@ fn is_garbage(
     digest: &Digest,
     window: &Window,
 ) -> Result<bool, ContentError> {
-    let sql = format!("SELECT {REASON} FROM blobs WHERE digest = ?3");
+    let sql = format!("SELECT {REASON} FROM blobs WHERE digest = ?4");
     let mut statement = transaction.prepare_cached(&sql)?;
-    let arguments = params![window.cutoff_ms, window.now_ms, digest.to_string()];
+    let digest = digest.to_string();
+    let arguments = params![
+        window.cutoff_ms,
+        window.now_ms,
+        window.push_cutoff_ms,
+        digest
+    ];
     let mut rows = statement.query(arguments)?;
     let Some(row) = rows.next()? else {
         return Ok(false);

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What is gathered before a blocking thread is bothered with it.
-const CHUNK_BYTES: usize = 1024 * 1024;
+const CHUNK_BYTES: usize = 256 * 1024;
 
 #[async_trait]
 impl ContentStore for LocalStore {

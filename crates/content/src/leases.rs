@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use longshore_oci::{Digest, LayerId};
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 use crate::ContentError;
 use crate::database::{Database, Durability, parse};
@@ -20,8 +20,10 @@ use crate::time::{duration_ms, from_ms, now_ms};
 const NEW_BLOB_TTL: Duration = Duration::from_secs(3600);
 const NEW_BLOB_HOLDER: &str = "new";
 
-pub(crate) const KIND_BLOB: &str = "blob";
+const KIND_BLOB: &str = "blob";
 pub(crate) const KIND_LAYER: &str = "layer";
+/// A blob whose file is about to get its name, and has no row yet.
+const KIND_PLACING: &str = "placing";
 
 /// The leases of a state root, on behalf of this process.
 #[derive(Clone, Debug)]
@@ -187,14 +189,17 @@ fn hold(
     Ok(())
 }
 
-/// Keeps a blob that is about to get its name, and for a while after.
+fn new_blob_until() -> i64 {
+    now_ms().saturating_add(duration_ms(NEW_BLOB_TTL))
+}
+
+/// Keeps a blob for whoever just stored it, or would have if it were not here already.
 pub(crate) fn hold_new_blob(
     transaction: &Transaction<'_>,
     process: &ProcessToken,
     digest: &Digest,
 ) -> Result<(), ContentError> {
-    let until = now_ms().saturating_add(duration_ms(NEW_BLOB_TTL));
-    let target = digest.to_string();
+    let (target, until) = (digest.to_string(), new_blob_until());
     hold(
         transaction,
         process,
@@ -203,6 +208,43 @@ pub(crate) fn hold_new_blob(
         &target,
         until,
     )
+}
+
+/// Claims a blob's name for a file that is about to get it. `holder` tells this commit from
+/// others of the same content.
+pub(crate) fn claim(
+    transaction: &Transaction<'_>,
+    process: &ProcessToken,
+    holder: &str,
+    digest: &Digest,
+) -> Result<(), ContentError> {
+    let (target, until) = (digest.to_string(), new_blob_until());
+    hold(transaction, process, holder, KIND_PLACING, &target, until)
+}
+
+/// Ends a claim.
+pub(crate) fn release_claim(
+    transaction: &Transaction<'_>,
+    process: &ProcessToken,
+    holder: &str,
+    digest: &Digest,
+) -> Result<(), ContentError> {
+    let mut statement = transaction.prepare_cached(
+        "DELETE FROM leases WHERE process = ?1 AND holder = ?2 AND kind = ?3 AND target = ?4",
+    )?;
+    let target = digest.to_string();
+    statement.execute(params![process.as_str(), holder, KIND_PLACING, target])?;
+    Ok(())
+}
+
+/// Whether a file of this name is, or is about to be, a blob's.
+pub(crate) fn is_claimed(connection: &Connection, digest: &Digest) -> Result<bool, ContentError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM blobs WHERE digest = ?1)
+         OR EXISTS (SELECT 1 FROM leases WHERE kind = ?2 AND target = ?1 AND expires_at > ?3)",
+    )?;
+    let arguments = params![digest.to_string(), KIND_PLACING, now_ms()];
+    Ok(statement.query_row(arguments, |row| row.get(0))?)
 }
 
 /// Drops the leases that expired or whose process is dead.

@@ -145,8 +145,8 @@ impl LocalStore {
         if actual != *expected {
             return Err(ContentError::mismatch(expected, &actual));
         }
-        self.lease_before_placing(expected)?;
-        if self.holds(content, expected)? && self.publish(expected)? {
+        let here = self.hold_if_here(expected)?.is_some();
+        if here && self.holds(content, expected)? && self.publish(expected)? {
             return Ok(actual);
         }
         let mut writer = self.writer_by(expected.algorithm())?;
@@ -304,24 +304,21 @@ impl LocalStore {
     }
 
     /// Removes row and file if the file is (still) the one with `stamp`; `None` for no file.
+    /// What refers to the blob stays: when the content is written again, all is well again.
     fn remove_damaged(&self, digest: &Digest, stamp: Option<&str>) -> Result<(), ContentError> {
         let path = self.blob_path(digest);
-        let aside = self.tmp_path();
         let db = &self.inner.db;
-        let moved = db.write(
+        db.write(
             "drop a damaged blob",
             Durability::Published,
             |transaction| {
-                if stamp_at(&path)?.as_deref() != stamp {
-                    return Ok(false);
+                if stamp_at(&path)?.as_deref() == stamp {
+                    hide(transaction, digest)?;
                 }
-                forget(transaction, digest)?;
-                self.move_aside(&path, &aside)
+                Ok(())
             },
         )?;
-        if moved {
-            self.remove_aside(&aside);
-        }
+        self.sweep_file(digest)?;
         Ok(())
     }
 
@@ -360,34 +357,38 @@ impl LocalStore {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self, digest: &Digest) -> Result<bool, ContentError> {
-        let path = self.blob_path(digest);
-        let aside = self.tmp_path();
         let db = &self.inner.db;
-        let (known, moved) = db.write("remove a blob", Durability::Published, |transaction| {
-            let known = forget(transaction, digest)?;
-            let moved = known && self.move_aside(&path, &aside)?;
-            Ok((known, moved))
+        let known = db.write("remove a blob", Durability::Published, |transaction| {
+            forget(transaction, digest)
         })?;
-        if moved {
-            self.remove_aside(&aside);
-        }
+        self.sweep_file(digest)?;
         Ok(known)
     }
 
-    /// Within the transaction that drops the row, so that no commit of the same content can
-    /// come in between: it would be the new file that goes.
-    pub(crate) fn move_aside(&self, path: &Path, aside: &Path) -> Result<bool, ContentError> {
+    /// Removes a file that has no row; whether there was one.
+    ///
+    /// Rows go first and files after, so that a crash in between leaves a file that nobody
+    /// sees, never a row without its file. A commit claims the name before its file appears;
+    /// here that is asked in a write transaction, so it is never the new file that goes.
+    pub(crate) fn sweep_file(&self, digest: &Digest) -> Result<bool, ContentError> {
+        let path = self.blob_path(digest);
+        let aside = self.tmp_path();
+        let db = &self.inner.db;
+        let moved = db.write("drop a blob's file", Durability::Cache, |transaction| {
+            Ok(!leases::is_claimed(transaction, digest)? && self.move_aside(&path, &aside)?)
+        })?;
+        if moved && let Err(error) = self.inner.disk.remove(&aside) {
+            // It is in this process's own directory, which is swept when the process is gone.
+            tracing::warn!(path = %aside.display(), %error, "cannot remove a deleted blob yet");
+        }
+        Ok(moved)
+    }
+
+    fn move_aside(&self, path: &Path, aside: &Path) -> Result<bool, ContentError> {
         match self.inner.disk.rename(path, aside) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(ContentError::io("move", path)(error)),
-        }
-    }
-
-    pub(crate) fn remove_aside(&self, aside: &Path) {
-        if let Err(error) = self.inner.disk.remove(aside) {
-            // It is in this process's own directory, which is swept when the process is gone.
-            tracing::warn!(path = %aside.display(), %error, "cannot remove a deleted blob yet");
         }
     }
 
@@ -399,9 +400,30 @@ impl LocalStore {
         digest: &Digest,
         size_bytes: u64,
     ) -> Result<BlobInfo, ContentError> {
-        self.lease_before_placing(digest)?;
+        let holder = uuid::Uuid::new_v4().simple().to_string();
+        let process = &self.inner.process.token;
+        let db = &self.inner.db;
+        db.write("claim a blob's name", Durability::Cache, |transaction| {
+            leases::claim(transaction, process, &holder, digest)
+        })?;
+        let placed = self.place_claimed(file, from, digest, size_bytes);
+        let released = db.write("release a blob's name", Durability::Cache, |transaction| {
+            leases::release_claim(transaction, process, &holder, digest)
+        });
+        let info = placed?;
+        released?;
+        Ok(info)
+    }
+
+    fn place_claimed(
+        &self,
+        file: &File,
+        from: &Path,
+        digest: &Digest,
+        size_bytes: u64,
+    ) -> Result<BlobInfo, ContentError> {
         if self.durability == Durability::Cache
-            && let Some(info) = self.info(digest)?
+            && let Some(info) = self.hold_if_here(digest)?
         {
             // A synced copy must not give way to one that is not.
             let disk = &self.inner.disk;
@@ -409,6 +431,11 @@ impl LocalStore {
                 .map_err(ContentError::io("remove", from))?;
             return Ok(info);
         }
+        self.name_file(file, from, digest)?;
+        self.record_placed(digest, size_bytes)
+    }
+
+    fn name_file(&self, file: &File, from: &Path, digest: &Digest) -> Result<(), ContentError> {
         let disk = &self.inner.disk;
         if self.durability != Durability::Cache {
             disk.sync(file).map_err(ContentError::io("sync", from))?;
@@ -419,17 +446,17 @@ impl LocalStore {
         if self.durability != Durability::Cache {
             self.sync_shard(digest)?;
         }
-        self.record_placed(digest, size_bytes)
+        Ok(())
     }
 
-    /// Collections spare a leased digest, so the file cannot go between its rename and its row.
-    fn lease_before_placing(&self, digest: &Digest) -> Result<(), ContentError> {
+    /// The lease comes first: a collection either sees it, or took the blob before we look.
+    fn hold_if_here(&self, digest: &Digest) -> Result<Option<BlobInfo>, ContentError> {
         let process = &self.inner.process.token;
-        self.inner
-            .db
-            .write("lease a new blob", Durability::Cache, |transaction| {
-                leases::hold_new_blob(transaction, process, digest)
-            })
+        let db = &self.inner.db;
+        db.write("lease a blob", Durability::Cache, |transaction| {
+            leases::hold_new_blob(transaction, process, digest)
+        })?;
+        self.info(digest)
     }
 
     fn record_placed(&self, digest: &Digest, size_bytes: u64) -> Result<BlobInfo, ContentError> {
@@ -438,6 +465,7 @@ impl LocalStore {
             Durability::Published | Durability::PublishedByNext => None,
             Durability::Cache => Some(self.inner.boot.as_str()),
         };
+        let process = &self.inner.process.token;
         let db = &self.inner.db;
         let created_ms = db.write("record a blob", self.durability, |transaction| {
             // Another commit of the same content may have replaced the file: its stamp counts.
@@ -446,6 +474,7 @@ impl LocalStore {
                 path: path.clone(),
                 source: io::ErrorKind::NotFound.into(),
             })?;
+            leases::hold_new_blob(transaction, process, digest)?;
             record(transaction, digest, size_bytes, &stamp, boot)
         })?;
         Ok(BlobInfo {
@@ -502,18 +531,23 @@ fn record(
     Ok(statement.query_row(values, |row| row.get(0))?)
 }
 
-/// Drops what is only true of a blob that is here; whether it was.
+/// Drops a blob's row with all that was only said of it; whether it was here.
 pub(crate) fn forget(transaction: &Transaction<'_>, digest: &Digest) -> Result<bool, ContentError> {
-    let digest = digest.to_string();
+    let text = digest.to_string();
     for table in [
         "DELETE FROM edges WHERE parent = ?1",
         "DELETE FROM layer_blobs WHERE blob = ?1",
         "DELETE FROM blob_links WHERE digest = ?1",
     ] {
-        transaction.prepare_cached(table)?.execute([&digest])?;
+        transaction.prepare_cached(table)?.execute([&text])?;
     }
+    hide(transaction, digest)
+}
+
+/// Drops a blob's row alone; whether it was here.
+fn hide(transaction: &Transaction<'_>, digest: &Digest) -> Result<bool, ContentError> {
     let mut statement = transaction.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?;
-    Ok(statement.execute([&digest])? > 0)
+    Ok(statement.execute([digest.to_string()])? > 0)
 }
 
 fn stamp_of(file: &File, path: &Path) -> Result<String, ContentError> {

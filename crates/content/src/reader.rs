@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::{BlobInfo, ByteRange};
 
 /// How much is read at once; at most two chunks are in memory for each reader.
-const CHUNK_BYTES: u64 = 512 * 1024;
+const CHUNK_BYTES: u64 = 256 * 1024;
 
 /// An open part of a blob. It stays readable when the blob is deleted or replaced.
 #[derive(Debug)]

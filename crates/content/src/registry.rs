@@ -506,8 +506,9 @@ fn make_repository(transaction: &Transaction<'_>, name: &str) -> Result<i64, Con
     Ok(transaction.last_insert_rowid())
 }
 
-/// Only a blob that is stored can be linked: a collection removes links in the transaction
-/// that removes the blob.
+/// Only a blob that is stored can be linked. A collection removes links in the transaction
+/// that removes the blob; a blob that is found damaged keeps them, and is not visible
+/// through them until its content is pushed again.
 fn link(
     transaction: &Transaction<'_>,
     repository: &str,

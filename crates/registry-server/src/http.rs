@@ -228,6 +228,7 @@ impl Exchange {
         body: &mut Incoming,
     ) -> Answer {
         let limit = self.service.options.manifest_bytes_max;
+        let _room = self.service.room_for_manifest(body.size_bytes).await;
         let document = body.collect(limit).await?;
         let content_type = text(&self.head.headers, &header::CONTENT_TYPE).unwrap_or_default();
         let accepted = self

@@ -12,6 +12,7 @@ use hyper_util::service::TowerToHyperService;
 use longshore_content::StateRoot;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Options;
 use crate::http;
@@ -61,8 +62,9 @@ impl RegistryServer {
         let grace = self.service.options.shutdown_grace;
         let closed = connections.graceful.shutdown();
         if tokio::time::timeout(grace, closed).await.is_err() {
-            tracing::warn!("connections were cut off at the end of the grace period");
+            tracing::warn!("connections are cut off at the end of the grace period");
         }
+        drop(connections.cut_off);
     }
 }
 
@@ -78,6 +80,9 @@ struct Connections {
     builder: Builder<TokioExecutor>,
     permits: Arc<Semaphore>,
     graceful: GracefulShutdown,
+    end: CancellationToken,
+    /// Ends what is left of the connections when it is dropped.
+    cut_off: DropGuard,
 }
 
 impl Connections {
@@ -92,7 +97,10 @@ impl Connections {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(HTTP2_STREAMS_MAX);
+        let end = CancellationToken::new();
         Self {
+            cut_off: end.clone().drop_guard(),
+            end,
             router: server.router(),
             builder,
             permits: Arc::new(Semaphore::new(options.connections_max)),
@@ -120,9 +128,13 @@ impl Connections {
             .serve_connection(TokioIo::new(stream), service)
             .into_owned();
         let watched = self.graceful.watch(connection);
+        let end = self.end.clone();
         tokio::spawn(async move {
-            if let Err(error) = watched.await {
-                tracing::debug!(error, "a connection ended early");
+            tokio::select! {
+                ended = watched => if let Err(error) = ended {
+                    tracing::debug!(error, "a connection ended early");
+                },
+                () = end.cancelled() => {}
             }
             drop(permit);
         });

@@ -3,12 +3,18 @@
 use std::sync::Arc;
 
 use longshore_content::{ContentError, ContentStore, Durability, Registry, StateRoot};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 
 use crate::error::{ApiError, Code};
 use crate::manifest_cache::ManifestCache;
 use crate::sessions::Sessions;
 use crate::{Options, RepositoryName};
+
+/// Manifests up to this size are held in memory without asking; larger ones wait their turn.
+const SMALL_MANIFEST_BYTES: u64 = 64 * 1024;
+/// Large manifests that are held in memory at once.
+const LARGE_MANIFESTS_MAX: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -17,6 +23,7 @@ pub(crate) struct Service {
     pub(crate) manifests: ManifestCache,
     pub(crate) options: Options,
     registry: Registry,
+    large_manifests: Semaphore,
 }
 
 impl Service {
@@ -29,7 +36,19 @@ impl Service {
             manifests: ManifestCache::default(),
             options,
             registry: root.registry(),
+            large_manifests: Semaphore::new(LARGE_MANIFESTS_MAX),
         }
+    }
+
+    /// Room in memory for a manifest that is about to be received.
+    pub(crate) async fn room_for_manifest(
+        &self,
+        size_bytes: Option<u64>,
+    ) -> Option<SemaphorePermit<'_>> {
+        if size_bytes.is_some_and(|size| size <= SMALL_MANIFEST_BYTES) {
+            return None;
+        }
+        self.large_manifests.acquire().await.ok()
     }
 
     /// Asks the database on a thread that may wait.

@@ -5,14 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use longshore_oci::{Algorithm, Digest};
-use rusqlite::{Transaction, params};
+use rusqlite::Transaction;
 
-use super::{Collection, Window};
+use super::Collection;
 use crate::database::Durability;
-use crate::leases::KIND_BLOB;
 use crate::process::absent_is_fine;
 use crate::time::to_ms;
-use crate::{ContentError, UploadId};
+use crate::{ContentError, UploadId, leases};
 
 impl Collection<'_> {
     /// An upload that someone holds open has a lock on its file, and stays.
@@ -51,7 +50,8 @@ impl Collection<'_> {
         Ok(dropped)
     }
 
-    /// A commit that did not get to its row leaves a file; while it is under way it has a lease.
+    /// A commit that did not get to its row leaves a file; while it is under way it has
+    /// claimed the name.
     pub(super) fn drop_orphans(&mut self) -> Result<(), ContentError> {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             let dir = self.root.blobs().blobs_dir().join(algorithm.as_str());
@@ -71,37 +71,19 @@ impl Collection<'_> {
             return Ok(());
         };
         let db = self.root.db();
-        if db.read("look for a blob's row", |snapshot| {
-            is_claimed(snapshot, &digest, &self.window)
-        })? {
+        let claimed = db.read("look for a blob's row", |snapshot| {
+            leases::is_claimed(snapshot, &digest)
+        })?;
+        if claimed {
             return Ok(());
         }
-        let blobs = self.root.blobs();
-        let aside = blobs.tmp_path();
-        let moved = db.write("drop a leftover file", Durability::Cache, |transaction| {
-            Ok(!is_claimed(transaction, &digest, &self.window)?
-                && blobs.move_aside(path, &aside)?)
-        })?;
-        if moved {
-            self.report.removed_bytes += fs::metadata(&aside).map_or(0, |metadata| metadata.len());
+        let size_bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        if self.root.blobs().sweep_file(&digest)? {
+            self.report.removed_bytes += size_bytes;
             self.report.orphans += 1;
-            blobs.remove_aside(&aside);
         }
         Ok(())
     }
-}
-
-fn is_claimed(
-    connection: &rusqlite::Connection,
-    digest: &Digest,
-    window: &Window,
-) -> Result<bool, ContentError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM blobs WHERE digest = ?1)
-         OR EXISTS (SELECT 1 FROM leases WHERE kind = ?2 AND target = ?1 AND expires_at > ?3)",
-    )?;
-    let arguments = params![digest.to_string(), KIND_BLOB, window.now_ms];
-    Ok(statement.query_row(arguments, |row| row.get(0))?)
 }
 
 fn files(dir: &Path) -> Result<Vec<PathBuf>, ContentError> {

@@ -16,7 +16,36 @@ impl Collection<'_> {
     ) -> Result<(), ContentError> {
         self.drop_cache_records(transaction)?;
         self.drop_untagged(transaction)?;
-        self.drop_layers(transaction)
+        self.drop_layers(transaction)?;
+        self.drop_hearsay(transaction)
+    }
+
+    /// What is said of blobs that are not here (any more), where nothing will ask for it.
+    fn drop_hearsay(&self, transaction: &Transaction<'_>) -> Result<(), ContentError> {
+        transaction.execute(
+            "DELETE FROM edges WHERE parent NOT IN (SELECT digest FROM blobs)
+             AND parent NOT IN (SELECT digest FROM manifests)
+             AND parent NOT IN (SELECT digest FROM images)",
+            [],
+        )?;
+        // A link to a damaged blob stays while a manifest there waits for it to be healed.
+        transaction.execute(
+            "DELETE FROM blob_links WHERE touched_at < ?1
+             AND digest NOT IN (SELECT digest FROM blobs)
+             AND NOT EXISTS (SELECT 1 FROM edges JOIN manifests ON manifests.digest = edges.parent
+                WHERE edges.child = blob_links.digest
+                AND manifests.repository = blob_links.repository)",
+            [self.window.push_cutoff_ms],
+        )?;
+        if self.options.unreferenced_layers {
+            transaction.execute(
+                "DELETE FROM layer_blobs WHERE created_at < ?1
+                 AND blob NOT IN (SELECT digest FROM blobs)
+                 AND diff_id NOT IN (SELECT diff_id FROM layers WHERE diff_id IS NOT NULL)",
+                [self.window.cutoff_ms],
+            )?;
+        }
+        Ok(())
     }
 
     fn drop_cache_records(&mut self, transaction: &Transaction<'_>) -> Result<(), ContentError> {

@@ -11,8 +11,8 @@ use crate::time::from_ms;
 use crate::{ContentError, StateRoot};
 
 impl StateRoot {
-    /// All that keeps a blob from being collected now, were `grace` the grace period.
-    /// Empty if the blob would go, or is not here.
+    /// All that keeps a blob from being collected now, were these the grace periods of
+    /// [`GcOptions`](crate::GcOptions). Empty if the blob would go, or is not here.
     ///
     /// # Errors
     /// When the database fails.
@@ -20,8 +20,9 @@ impl StateRoot {
         &self,
         digest: &Digest,
         grace: Duration,
+        push_grace: Duration,
     ) -> Result<Vec<KeepReason>, ContentError> {
-        let window = Window::new(grace);
+        let window = Window::new(grace, push_grace);
         self.db().read("ask why a blob is kept", |connection| {
             let mut reasons = Vec::new();
             let Some(created_ms) = created(connection, digest)? else {
@@ -49,8 +50,11 @@ impl StateRoot {
     }
 }
 
-const PARENTS: &str = "SELECT edges.parent FROM edges JOIN blobs ON blobs.digest = edges.parent
-    WHERE edges.child = ?1 ORDER BY 1";
+const PARENTS: &str = "SELECT parent FROM edges WHERE child = ?1
+    AND (EXISTS (SELECT 1 FROM blobs WHERE digest = parent)
+      OR EXISTS (SELECT 1 FROM manifests WHERE digest = parent)
+      OR EXISTS (SELECT 1 FROM images WHERE digest = parent))
+    ORDER BY 1";
 
 fn created(connection: &Connection, digest: &Digest) -> Result<Option<i64>, ContentError> {
     let mut statement =
@@ -118,7 +122,7 @@ fn leases(
     window: &Window,
 ) -> Result<Vec<KeepReason>, ContentError> {
     let sql = "SELECT holder, expires_at FROM leases
-        WHERE kind = 'blob' AND target = ?1 AND expires_at > ?2 ORDER BY holder";
+        WHERE kind IN ('blob', 'placing') AND target = ?1 AND expires_at > ?2 ORDER BY holder";
     each(connection, sql, digest, window.now_ms, |row| {
         Ok(KeepReason::Lease {
             holder: row.get(0)?,
@@ -134,7 +138,7 @@ fn links(
 ) -> Result<Vec<KeepReason>, ContentError> {
     let sql = "SELECT name, touched_at FROM blob_links JOIN repositories ON id = repository
         WHERE digest = ?1 AND touched_at >= ?2 ORDER BY name";
-    each(connection, sql, digest, window.cutoff_ms, |row| {
+    each(connection, sql, digest, window.push_cutoff_ms, |row| {
         Ok(KeepReason::Pushed {
             repository: row.get(0)?,
             touched: from_ms(row.get(1)?),

@@ -105,7 +105,10 @@ impl Tree {
 }
 
 fn options() -> GcOptions {
-    GcOptions::blobs_only(Duration::ZERO)
+    GcOptions {
+        push_grace: Duration::ZERO,
+        ..GcOptions::blobs_only(Duration::ZERO)
+    }
 }
 
 fn settle() {
@@ -189,7 +192,10 @@ fn new_blobs_and_leased_ones_stay() {
         .start("build 7", Duration::from_secs(60));
     lease.add_blobs([&fresh]).unwrap();
     assert!(bench.collect().removed.is_empty());
-    let reasons = bench.root.why_kept(&fresh, Duration::ZERO).unwrap();
+    let reasons = bench
+        .root
+        .why_kept(&fresh, Duration::ZERO, Duration::ZERO)
+        .unwrap();
     assert!(
         matches!(&reasons[..], [KeepReason::Lease { holder, .. }] if holder.starts_with("build 7"))
     );
@@ -278,9 +284,15 @@ fn layer_and_cache_records_keep_their_blobs() {
     };
     let report = bench.collect_with(&all);
     assert!(report.removed.is_empty() && report.layers.is_empty());
-    let reasons = bench.root.why_kept(&blob, Duration::ZERO).unwrap();
+    let reasons = bench
+        .root
+        .why_kept(&blob, Duration::ZERO, Duration::ZERO)
+        .unwrap();
     assert_eq!(reasons, [KeepReason::Layer(layer_id)]);
-    let reasons = bench.root.why_kept(&extra, Duration::ZERO).unwrap();
+    let reasons = bench
+        .root
+        .why_kept(&extra, Duration::ZERO, Duration::ZERO)
+        .unwrap();
     assert_eq!(reasons, [KeepReason::CacheRecord([1; 32])]);
 
     let kept = GcOptions {
@@ -309,15 +321,57 @@ fn a_push_in_progress_is_kept_by_its_links_for_a_while() {
     bench.root.registry().link_blob("app", &digest).unwrap();
     bench.restart();
     settle();
-    // As a grace period: the link counts from when it was touched, whatever the blob's age.
-    let reasons = bench
-        .root
-        .why_kept(&digest, Duration::from_secs(60))
-        .unwrap();
-    let kinds: Vec<_> = reasons.iter().map(KeepReason::kind).collect();
-    assert_eq!(kinds, ["new", "pushed"]);
+    let hour = Duration::from_secs(3600);
+    let reasons = bench.root.why_kept(&digest, Duration::ZERO, hour).unwrap();
+    assert!(matches!(&reasons[..], [KeepReason::Pushed { repository, .. }] if repository == "app"));
+    let report = bench.collect_with(&GcOptions::blobs_only(Duration::ZERO));
+    assert_eq!(report.kept["pushed"], (1, 15));
     assert_eq!(bench.collect().removed.len(), 1);
     assert!(!bench.root.registry().has_blob("app", &digest).unwrap());
+}
+
+#[test]
+fn what_is_known_of_a_damaged_blob_waits_for_it_to_be_healed() {
+    let mut bench = Bench::new();
+    let tree = bench.manifest("image");
+    bench.push("app", &tree, None, &["latest"]);
+    bench.push("other", &tree, None, &[]);
+    bench.restart();
+    settle();
+    for damaged in [tree.layer, tree.manifest] {
+        std::fs::write(bench.root.blobs().blob_path(&damaged), "damaged").unwrap();
+        assert!(!bench.holds(&damaged));
+    }
+    assert!(
+        bench.collect().removed.is_empty(),
+        "the damaged manifest keeps its config"
+    );
+    bench.manifest("image");
+    for repository in ["app", "other"] {
+        let registry = bench.root.registry();
+        assert!(registry.has_blob(repository, &tree.layer).unwrap());
+    }
+    assert!(tree.all().iter().all(|digest| bench.holds(digest)));
+    bench
+        .root
+        .registry()
+        .remove_manifest("app", &tree.manifest)
+        .unwrap();
+    bench
+        .root
+        .registry()
+        .remove_manifest("other", &tree.manifest)
+        .unwrap();
+    std::fs::write(bench.root.blobs().blob_path(&tree.layer), "damaged").unwrap();
+    assert!(!bench.holds(&tree.layer));
+    bench.restart();
+    settle();
+    assert_eq!(bench.collect().removed.len(), 2);
+    let registry = bench.root.registry();
+    assert!(
+        !registry.has_blob("app", &tree.layer).unwrap(),
+        "nobody waits for it any more"
+    );
 }
 
 #[test]

@@ -336,6 +336,29 @@ fn a_blob_is_visible_only_where_it_is_linked() {
 }
 
 #[test]
+fn a_blob_that_was_asked_for_counts_as_pushed_anew() {
+    let (dir, root) = root();
+    let registry = root.registry();
+    let digest = root.blobs().put(b"layer").unwrap();
+    registry.link_blob("a", &digest).unwrap();
+    let database = rusqlite::Connection::open(dir.path().join("meta.db")).unwrap();
+    let touched_at = || -> i64 {
+        let sql = "SELECT touched_at FROM blob_links";
+        database.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let first = touched_at();
+    assert!(registry.touch_blob("a", &digest).unwrap());
+    assert_eq!(touched_at(), first, "a moment later nothing is written");
+    let sql = "UPDATE blob_links SET touched_at = touched_at - 600000";
+    database.execute(sql, []).unwrap();
+    assert!(registry.touch_blob("a", &digest).unwrap());
+    assert!(touched_at() >= first);
+    database.execute(sql, []).unwrap();
+    root.blobs().remove(&digest).unwrap();
+    assert!(!registry.touch_blob("a", &digest).unwrap());
+}
+
+#[test]
 fn uploads_are_known_until_they_are_finished_or_cancelled() {
     let (_dir, root) = root();
     let registry = root.registry();

@@ -13,7 +13,10 @@ use serde_json::json;
 use crate::harness::TestRegistry;
 
 fn options() -> GcOptions {
-    GcOptions::blobs_only(Duration::ZERO)
+    GcOptions {
+        push_grace: Duration::ZERO,
+        ..GcOptions::blobs_only(Duration::ZERO)
+    }
 }
 
 /// Another process's collection, as far as the registry can tell.

@@ -61,3 +61,18 @@ async fn a_manifest_whose_blobs_were_damaged_is_refused_until_they_are_pushed_ag
     registry.push("a", b"the layer of image").await;
     put("v2").await.expect(201);
 }
+
+#[tokio::test]
+async fn healing_in_one_repository_heals_all() {
+    let registry = TestRegistry::start().await;
+    let digest = registry.push("one", b"shared content").await;
+    registry.push("two", b"shared content").await;
+    fs::write(registry.blob_path(&digest), "damaged").unwrap();
+    registry
+        .head(&format!("/v2/one/blobs/{digest}"))
+        .await
+        .expect(404);
+    registry.push("one", b"shared content").await;
+    let other = registry.get(&format!("/v2/two/blobs/{digest}")).await;
+    assert_eq!(other.expect(200).body, "shared content");
+}

@@ -15,5 +15,6 @@ mod kill;
 mod listings;
 mod manifests;
 mod referrers;
+mod shutdown;
 mod skopeo;
 mod uploads;
