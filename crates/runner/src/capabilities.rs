@@ -18,6 +18,11 @@ pub(crate) const SANDBOX: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
+/// What this thread may do now.
+pub(crate) fn effective() -> CapabilitySet {
+    rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |it| it.effective)
+}
+
 /// How many capabilities the kernel's 64-bit sets can hold.
 pub(crate) const NUMBERS: std::ops::Range<u32> = 0..64;
 

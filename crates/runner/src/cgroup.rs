@@ -8,9 +8,10 @@
 //! nobody's, and [`sweep`] kills what is in it and removes it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -253,17 +254,26 @@ impl Drop for Groups {
 }
 
 impl Group {
+    /// Makes it and locks it. In between it looks abandoned: if a sweep took it, it is made again.
     fn new(directory: &Path) -> io::Result<Self> {
-        match fs::create_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
+        loop {
+            match fs::create_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
+            let lock = match File::open(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            lock.lock()?;
+            let locked = lock.metadata()?.ino();
+            if fs::metadata(directory).is_ok_and(|now| now.ino() == locked) {
+                return Ok(Self {
+                    directory: directory.to_owned(),
+                    lock,
+                });
+            }
         }
-        let lock = File::open(directory)?;
-        lock.lock()?;
-        Ok(Self {
-            directory: directory.to_owned(),
-            lock,
-        })
     }
 }
 
@@ -471,17 +481,18 @@ pub(crate) fn sweep(hierarchies: &Hierarchies) {
                 .to_str()
                 .is_some_and(|name| name.starts_with(NAME_PREFIX))
         });
-        for entry in ours.filter(|entry| is_abandoned(&entry.path())) {
-            kill_and_remove(&entry.path());
+        for entry in ours {
+            // Held until it is gone, so that nobody takes it for theirs meanwhile.
+            if let Some(_lock) = lock_if_abandoned(&entry.path()) {
+                kill_and_remove(&entry.path());
+            }
         }
     }
 }
 
-fn is_abandoned(directory: &Path) -> bool {
-    let Ok(file) = File::open(directory) else {
-        return false;
-    };
-    !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+fn lock_if_abandoned(directory: &Path) -> Option<File> {
+    let file = File::open(directory).ok()?;
+    file.try_lock().is_ok().then_some(file)
 }
 
 /// Attaches the device filter to the run's group; `false` if there is no way to.
@@ -562,6 +573,51 @@ mod tests {
         );
         assert_eq!(swap_bytes(-1, 5), "max");
         assert_eq!((weight(2), weight(262_144)), (1, 10_000));
+    }
+
+    #[test]
+    fn privileged_the_old_device_hierarchy_holds_the_same_filter() {
+        let hierarchies = Hierarchies::of_this_process().unwrap();
+        if !rustix::process::geteuid().is_root() || !hierarchies.old.contains_key("devices") {
+            println!("skipped: needs root and the old device hierarchy");
+            return;
+        }
+        let name = format!("test-{}", std::process::id());
+        let mut groups = Groups {
+            unified: None,
+            old: Vec::new(),
+            memory: None,
+        };
+        groups.filter_devices_old(&hierarchies, &name).unwrap();
+        let directory = groups.old[0].directory.clone();
+        let list = fs::read_to_string(directory.join("devices.list")).unwrap();
+        let mut rules: Vec<_> = list.lines().collect();
+        let mut expected = OLD_DEVICE_RULES.to_vec();
+        rules.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(rules, expected);
+        drop(groups);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn privileged_a_sweep_takes_abandoned_groups_only() {
+        let hierarchies = Hierarchies::of_this_process().unwrap();
+        let Some(own) = hierarchies.unified.clone() else {
+            println!("skipped: needs the unified hierarchy");
+            return;
+        };
+        let path = |kind: &str| own.join(format!("{NAME_PREFIX}{kind}-{}", std::process::id()));
+        let Ok(held) = Group::new(&path("held")) else {
+            println!("skipped: needs root");
+            return;
+        };
+        drop(Group::new(&path("dropped")).unwrap());
+        sweep(&hierarchies);
+        assert!(held.directory.exists() && !path("dropped").exists());
+        drop(held);
+        sweep(&hierarchies);
+        assert!(!path("held").exists());
     }
 
     #[test]

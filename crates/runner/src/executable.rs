@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
@@ -22,6 +23,7 @@ pub(crate) struct Executable(OwnedFd);
 impl Executable {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         readonly_mount(path)
+            .or_else(|_| readonly_mount(&current_path(path)?))
             .or_else(|_| sealed_copy(path))
             .map(Self)
     }
@@ -30,6 +32,17 @@ impl Executable {
     pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
+}
+
+/// `/proc/self/exe` leads to the mount that the program was started from, which is not one of this
+/// mount namespace if the process has moved into another since. The path is the same file here.
+fn current_path(path: &Path) -> io::Result<PathBuf> {
+    let target = std::fs::read_link(path)?;
+    let (before, now) = (std::fs::metadata(path)?, std::fs::metadata(&target)?);
+    if (before.dev(), before.ino()) == (now.dev(), now.ino()) {
+        return Ok(target);
+    }
+    Err(Errno::STALE.into())
 }
 
 fn readonly_mount(path: &Path) -> io::Result<OwnedFd> {

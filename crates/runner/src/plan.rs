@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) umask: u32,
     /// Standard input, output and error; `None` for the sandbox's `/dev/null`.
     pub(crate) stdio: [Option<Stdio>; 3],
+    /// Without namespaces and mounts.
+    pub(crate) chroot: bool,
     pub(crate) seccomp: Option<FdIndex>,
     pub(crate) device_filter: Option<FdIndex>,
 }

@@ -86,6 +86,7 @@ pub(crate) fn plan(
         init: spec.init,
         umask: spec.umask & 0o777,
         stdio,
+        chroot: false,
         seccomp: None,
         device_filter: None,
     };

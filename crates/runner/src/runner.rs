@@ -23,6 +23,8 @@ use crate::devices;
 use crate::error::RunError;
 use crate::executable::Executable;
 use crate::io::{Input, Output, OutputSink, ProcessIo, Stream};
+use crate::isolation::{self, Isolation, Means};
+use crate::mountfd::{NOSUID_NODEV_NOEXEC, new_file_system};
 use crate::plan::{Command, Event, Request, STAGE_NAME};
 use crate::planner::{self, Fds, SettingUp as _};
 use crate::probe::Probe;
@@ -30,6 +32,7 @@ use crate::seccomp;
 use crate::spec::{ProcessSpec, Security};
 use crate::status::ExitStatus;
 use crate::sys;
+use crate::userns;
 
 /// How much output is read at once; also the size of a pipe.
 const READ_BYTES: usize = 64 << 10;
@@ -49,12 +52,16 @@ pub struct RunnerOptions {
     /// The program that calls [`init_if_requested`](crate::init_if_requested); this process's own
     /// when absent.
     pub stage: Option<PathBuf>,
+    /// How processes are isolated.
+    pub isolation: Isolation,
 }
 
 /// Runs processes in Linux namespaces, without any helper program, daemon or library.
 #[derive(Debug)]
 pub struct SandboxRunner {
     stage: Executable,
+    isolation: Isolation,
+    why_not_stronger: Option<&'static str>,
     seccomp: OnceLock<Option<Vec<u8>>>,
     device_filter: OnceLock<Option<OwnedFd>>,
 }
@@ -63,21 +70,47 @@ impl SandboxRunner {
     /// Sets up a runner, and clears away control groups that killed processes left behind.
     ///
     /// # Errors
-    /// When the stage's program cannot be opened.
+    /// When the stage's program cannot be opened, or the wanted isolation cannot be had.
     pub fn new(options: &RunnerOptions) -> Result<Self, RunError> {
         let path = options
             .stage
             .clone()
             .unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
         let stage = Executable::open(&path).setting_up("open the runner's program", &path)?;
+        let means = Means {
+            capabilities: capabilities::effective(),
+            initial_user_namespace: userns::is_initial(),
+            can_mount: new_file_system("tmpfs", &[], NOSUID_NODEV_NOEXEC).is_ok(),
+        };
+        let (isolation, why_not_stronger) =
+            isolation::choose(options.isolation, means).map_err(|reason| {
+                RunError::NoIsolation {
+                    reason: reason.to_owned(),
+                }
+            })?;
         if let Ok(hierarchies) = Hierarchies::of_this_process() {
             cgroup::sweep(&hierarchies);
         }
+        let (seccomp, device_filter) = (OnceLock::new(), OnceLock::new());
         Ok(Self {
             stage,
-            seccomp: OnceLock::new(),
-            device_filter: OnceLock::new(),
+            isolation,
+            why_not_stronger,
+            seccomp,
+            device_filter,
         })
+    }
+
+    /// How processes are isolated: never [`Isolation::Auto`].
+    #[must_use]
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+
+    /// Why [`Isolation::Auto`] chose nothing stronger, for one line to the user.
+    #[must_use]
+    pub fn why_not_stronger(&self) -> Option<&'static str> {
+        self.why_not_stronger
     }
 
     fn seccomp(&self) -> Option<&[u8]> {
@@ -158,9 +191,18 @@ impl Runner for SandboxRunner {
         if cancel.is_cancelled() {
             return Err(RunError::Cancelled);
         }
-        let filtered = spec.security == Security::Sandbox;
+        if self.isolation == Isolation::None {
+            let reason = self
+                .why_not_stronger
+                .unwrap_or("it was switched off")
+                .to_owned();
+            return Err(RunError::NoIsolation { reason });
+        }
+        let chroot = self.isolation == Isolation::Chroot;
+        let filtered = spec.security == Security::Sandbox && !chroot;
         let mut fds = Fds::new();
         let (mut plan, pipes) = planner::plan(spec, &mut io, &mut fds)?;
+        plan.chroot = chroot;
         if filtered {
             let what = "pass on the filters";
             let program = self.seccomp().map(planner::file_in_memory).transpose();

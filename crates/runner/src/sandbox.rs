@@ -123,23 +123,49 @@ fn build(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Failure> {
     pivot_into(rootfs.as_ref().unwrap_or(&it.rootfs))?;
     drop((staging, proc, dev, sys, rootfs));
 
-    privileges::set_rlimits(&it.plan.rlimits, |warning| it.warn(warning));
-    setsid().doing("start a session")?;
-    stdio.install()?;
-    it.change_directory()?;
-    sys::close_on_exec_from(3).doing("close descriptors")?;
-    // A kernel without keyrings has none to keep apart.
-    let _no_keyrings = sys::join_session_keyring();
-    privileges::become_user(it.plan.security, &identity, filter.as_deref())?;
-    // Changing the user has cleared it.
-    set_parent_process_death_signal(Some(Signal::KILL)).doing("tie the process to its parent")?;
-    let env = it.environment(&identity);
-    umask(Mode::from_raw_mode(it.plan.umask));
-    if it.plan.init {
-        reaper::split().doing("start the reaper")?;
-    }
-    sys::reset_signals();
-    Err(exec::execute(&it.plan.args, &env))
+    it.become_command(stdio, &identity, filter.as_deref())
+}
+
+/// Goes into the root file system without namespaces and becomes the command.
+pub(crate) fn enter_chroot(
+    plan: Plan,
+    fds: Vec<Option<OwnedFd>>,
+    rootfs: OwnedFd,
+    channel: Channel,
+) -> ! {
+    let builder = Builder {
+        plan,
+        rootfs,
+        devices_filtered: true,
+        channel,
+    };
+    let movable = MovableTrees {
+        binds: Vec::new(),
+        fds,
+        cgroups: Cgroups::AsTheyAre,
+        sys: None,
+    };
+    let Err(failure) = build_chroot(&builder, movable);
+    // As above.
+    let _gone = builder.channel.send(&Note::Failed(failure), &[]);
+    sys::exit_now(125)
+}
+
+fn build_chroot(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Failure> {
+    it.await_go()?;
+    umask(Mode::empty());
+    let identity = it.resolve_user(it.root())?;
+    it.make_cwd(it.root(), &identity)?;
+    let stdio = it.open_streams(&identity, &mut trees, || {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        openat(CWD, "/dev/null", flags, Mode::empty()).doing_at("open", "/dev/null")
+    })?;
+    let what = "change to the root file system";
+    fchdir(&it.rootfs).doing(what)?;
+    rustix::process::chroot(".").doing(what)?;
+    chdir("/").doing(what)?;
+    // A filter takes CAP_SYS_ADMIN, which is what is missing here; the container's own stays.
+    it.become_command(stdio, &identity, None)
 }
 
 struct Builder {
@@ -475,9 +501,18 @@ impl Builder {
                 .doing("hand over the terminal")?;
             return Ok(Stdio::Terminal(terminal.theirs));
         }
+        self.open_streams(identity, trees, || dev.open_null())
+    }
+
+    fn open_streams(
+        &self,
+        identity: &Identity,
+        trees: &mut MovableTrees,
+        open_null: impl Fn() -> Result<OwnedFd, Failure>,
+    ) -> Result<Stdio, Failure> {
         let mut open = |index: usize| -> Result<OwnedFd, Failure> {
             let Some(stdio) = &self.plan.stdio[index] else {
-                return dev.open_null();
+                return open_null();
             };
             let fd = trees.take(stdio.fd).doing("take a standard stream")?;
             if stdio.ours {
@@ -487,6 +522,33 @@ impl Builder {
             Ok(fd)
         };
         Ok(Stdio::Streams([open(0)?, open(1)?, open(2)?]))
+    }
+
+    /// What is left once the process stands in its root file system.
+    fn become_command(
+        &self,
+        stdio: Stdio,
+        identity: &Identity,
+        filter: Option<&[u8]>,
+    ) -> Result<Infallible, Failure> {
+        privileges::set_rlimits(&self.plan.rlimits, |warning| self.warn(warning));
+        setsid().doing("start a session")?;
+        stdio.install()?;
+        self.change_directory()?;
+        sys::close_on_exec_from(3).doing("close descriptors")?;
+        // A kernel without keyrings has none to keep apart.
+        let _no_keyrings = sys::join_session_keyring();
+        privileges::become_user(self.plan.security, identity, filter)?;
+        // Changing the user has cleared it.
+        set_parent_process_death_signal(Some(Signal::KILL))
+            .doing("tie the process to its parent")?;
+        let env = self.environment(identity);
+        umask(Mode::from_raw_mode(self.plan.umask));
+        if self.plan.init {
+            reaper::split().doing("start the reaper")?;
+        }
+        sys::reset_signals();
+        Err(exec::execute(&self.plan.args, &env))
     }
 
     fn read_filter(&self, trees: &mut MovableTrees) -> Result<Option<Vec<u8>>, Failure> {

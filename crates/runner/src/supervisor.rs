@@ -25,6 +25,7 @@ use rustix::process::{
 
 use crate::cgroup::{self, Groups, Hierarchies};
 use crate::channel::{Channel, Received};
+use crate::chroot::{self, Furniture};
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, clone_tree, restrict};
 use crate::plan::{
     Command, Doing as _, Event, Failure, FdIndex, Go, Note, Plan, PlannedSource, Request,
@@ -88,6 +89,9 @@ fn run_plan(
 ) -> Result<Event, Failure> {
     // Out of the terminal's reach: its Ctrl-C is the caller's business.
     setsid().doing("start a session")?;
+    if plan.chroot {
+        return run_in_chroot(channel, plan, fds);
+    }
     let mut warnings = Vec::new();
     let hierarchies = Hierarchies::of_this_process().unwrap_or_default();
     let name = run_name();
@@ -121,6 +125,46 @@ fn run_plan(
             sandbox.watch(channel, !in_group)
         }
     }
+}
+
+fn run_in_chroot(
+    channel: &Channel,
+    plan: Plan,
+    mut fds: Vec<Option<OwnedFd>>,
+) -> Result<Event, Failure> {
+    let (Tree::Clone(index) | Tree::Move(index)) = plan.rootfs;
+    let rootfs = take(&mut fds, index).doing("take the root file system")?;
+    let mut warnings = Vec::new();
+    let groups = Groups::new(
+        &Hierarchies::default(),
+        &run_name(),
+        &plan.limits,
+        &mut warnings,
+    );
+    let furniture = Furniture::put(rootfs.as_fd(), &plan)?;
+    chroot::adopt_orphans()?;
+    let (notes, to_supervisor) = Channel::pair().doing("make a channel")?;
+    let (cloned, _) = sys::clone_process(0, None).doing("start a process")?;
+    let process = match cloned {
+        Cloned::Child => {
+            drop(notes);
+            sandbox::enter_chroot(plan, fds, rootfs, to_supervisor)
+        }
+        Cloned::Parent(process) => Process::of(process).doing("open the new process")?,
+    };
+    drop((to_supervisor, fds));
+    let event = Sandbox {
+        process,
+        notes,
+        groups,
+        warnings,
+    }
+    .watch(channel, false);
+    chroot::kill_orphans();
+    furniture
+        .remove()
+        .doing("take away what was put into the root file system")?;
+    event
 }
 
 fn receive_request(channel: &Channel) -> io::Result<Requested> {

@@ -14,14 +14,14 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
 use longshore_runner::{
-    Cancel, Mapping, ProcessIo, ProcessSpec, Rootfs, RunError, Runner as _, RunnerOptions,
-    SandboxRunner, become_root_in_user_namespace, conformance,
+    Cancel, Isolation, Mapping, Network, ProcessIo, ProcessSpec, Rootfs, RunError, Runner as _,
+    RunnerOptions, SandboxRunner, become_root_in_user_namespace, conformance,
 };
 
 /// A user that no machine has.
 const NOBODY_IN_PARTICULAR: u32 = 54_321;
 
-const TESTS: [(&str, fn()); 2] = [
+const TESTS: [(&str, fn()); 3] = [
     (
         "privileged_the_runner_conforms_in_a_user_namespace",
         conforms_in_a_user_namespace,
@@ -29,6 +29,10 @@ const TESTS: [(&str, fn()); 2] = [
     (
         "privileged_a_user_without_subordinate_ids_can_run",
         own_id_is_enough,
+    ),
+    (
+        "privileged_without_mounts_there_is_chroot_which_leaves_nothing_either",
+        chroot_without_mounts,
     ),
 ];
 
@@ -38,6 +42,7 @@ fn main() {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["play-conformance", directory] => play_conformance(Path::new(directory)),
+        ["play-container", root] => play_container(Path::new(root)),
         ["play-caller", root] => play_caller(Path::new(root)),
         words if words.contains(&"--list") => {
             let listed = TESTS.iter().filter(|_| !words.contains(&"--ignored"));
@@ -162,4 +167,100 @@ fn play_caller(root: &Path) {
     );
     let error = run("app", "true").unwrap_err();
     assert!(error.to_string().contains("subuid"), "{error}");
+}
+
+/// Docker's default capabilities: root, but neither mounts nor namespaces.
+fn chroot_without_mounts() {
+    if !support::can_run() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("root");
+    support::fill(&root);
+    fs::write(root.join("etc/resolv.conf"), "").unwrap();
+    let before = listing(&root);
+    let capabilities = "-all,+chown,+dac_override,+fsetid,+fowner,+mknod,+net_raw,+setgid,+setuid,\
+        +setfcap,+setpcap,+net_bind_service,+sys_chroot,+kill,+audit_write";
+    let output = Command::new("setpriv")
+        .args(["--bounding-set", capabilities, "--inh-caps", "-all"])
+        .arg(std::env::current_exe().unwrap())
+        .arg("play-container")
+        .arg(&root)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    fs::remove_file(root.join("made")).unwrap();
+    let names = |list: &[(PathBuf, i64)]| list.iter().map(|it| it.0.clone()).collect::<Vec<_>>();
+    let after = listing(&root);
+    assert_eq!(names(&after), names(&before));
+    let etc = |list: &[(PathBuf, i64)]| {
+        let in_etc = list.iter().filter(|it| it.0.starts_with(root.join("etc")));
+        in_etc.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(etc(&after), etc(&before), "times too");
+    support::assert_nothing_is_left("sleep 9753");
+}
+
+fn listing(directory: &Path) -> Vec<(PathBuf, i64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut found = Vec::new();
+    let mut todo = vec![directory.to_owned()];
+    while let Some(path) = todo.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        if metadata.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|it| it.unwrap().path()));
+        }
+        found.push((path, metadata.mtime_nsec()));
+    }
+    found.sort();
+    found
+}
+
+/// Runs as root of an ordinary container.
+fn play_container(root: &Path) {
+    let full = RunnerOptions {
+        isolation: Isolation::Full,
+        ..RunnerOptions::default()
+    };
+    assert!(matches!(
+        SandboxRunner::new(&full),
+        Err(RunError::NoIsolation { .. })
+    ));
+    let runner = SandboxRunner::new(&RunnerOptions::default()).unwrap();
+    assert_eq!(runner.isolation(), Isolation::Chroot);
+    assert!(runner.why_not_stronger().is_some());
+    let run = |change: &dyn Fn(&mut ProcessSpec), script: &str| {
+        let rootfs = Rootfs::Path(PathBuf::from(root));
+        let mut spec = ProcessSpec::new(rootfs, ["/bin/sh", "-c", script]);
+        change(&mut spec);
+        let (sender, receiver) = mpsc::channel();
+        let io = ProcessIo::to_sink(move |_, bytes| sender.send(bytes.to_vec()).unwrap());
+        let status = runner.run(spec, io, &Cancel::new().unwrap())?;
+        let output: Vec<u8> = receiver.into_iter().flatten().collect();
+        Ok::<_, RunError>((status.docker_code(), String::from_utf8(output).unwrap()))
+    };
+    let nothing = |_: &mut ProcessSpec| {};
+    let script = "id -u; pwd; ls /dev; echo x > /dev/null; touch /made; grep -c localhost /etc/hosts; \
+        grep -c nameserver /etc/resolv.conf >/dev/null && echo resolver; \
+        (trap '' TERM HUP; setsid sleep 9753) & setsid sh -c 'sleep 9753 & sleep 9753' & exit 4";
+    let (code, output) = run(&nothing, script).unwrap();
+    let expected = "0\n/\nfull\nnull\nrandom\ntty\nurandom\nzero\n2\nresolver\n";
+    assert_eq!((code, output.as_str()), (4, expected));
+    let as_app = |spec: &mut ProcessSpec| spec.user = "app".to_owned();
+    assert_eq!(
+        run(&as_app, "id -u; id -g").unwrap(),
+        (0, "1000\n1000\n".to_owned())
+    );
+    let without_network = |spec: &mut ProcessSpec| spec.network = Network::None;
+    assert!(matches!(
+        run(&without_network, "true"),
+        Err(RunError::Spec { .. })
+    ));
+    let missing = |spec: &mut ProcessSpec| spec.args = vec!["no-such-command".to_owned()];
+    assert_eq!(run(&missing, "").unwrap_err().docker_code(), 127);
 }

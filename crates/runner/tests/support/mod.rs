@@ -42,7 +42,11 @@ pub fn can_run() -> bool {
 
 pub fn new_runner() -> SandboxRunner {
     let stage = PathBuf::from(env!("CARGO_BIN_EXE_longshore-runner-stage"));
-    SandboxRunner::new(&RunnerOptions { stage: Some(stage) }).unwrap()
+    SandboxRunner::new(&RunnerOptions {
+        stage: Some(stage),
+        ..RunnerOptions::default()
+    })
+    .unwrap()
 }
 
 fn shared_runner() -> &'static SandboxRunner {
