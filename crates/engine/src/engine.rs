@@ -9,7 +9,7 @@ use std::time::Duration;
 use longshore_content::{GcOptions, StateRoot};
 use longshore_oci::{Descriptor, Digest, Document, Platform, Reference};
 use longshore_registry_client::{Client, ClientOptions, TransferObserver};
-use longshore_runner::{Runner, RunnerOptions, SandboxRunner};
+use longshore_runner::{Isolation, Runner, RunnerOptions, SandboxRunner};
 use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
 use tokio::task::spawn_blocking;
 
@@ -108,7 +108,7 @@ impl Engine {
         snapshots.sweep()?;
         let registry = Client::new(options.registry);
         let layers = Arc::new(LayerStore::new(root.clone(), snapshots, registry.clone()));
-        let runner = Arc::new(SandboxRunner::new(&RunnerOptions { stage: None })?);
+        let runner = Arc::new(SandboxRunner::new(&RunnerOptions { stage: None, isolation: Isolation::Auto })?);
         Ok(Self(Arc::new(Inner { root, layers, registry, runner })))
     }
 

@@ -6,10 +6,12 @@
 //! A path that is both whited out and a directory is one opaque directory.
 
 mod codec;
+mod of_changes;
 
 use longshore_oci::LayerId;
 
 pub use codec::{INDEX_BYTES_MAX, IndexDecodeError};
+pub use of_changes::IndexChangesError;
 
 use crate::{ContentHash, Entry, EntryPath, Kind, Metadata};
 

@@ -1,7 +1,7 @@
 //! `longshore doctor`: what this machine can do, and what to change for more.
 
 use anyhow::Result;
-use longshore_runner::{Check, Probe, RunnerOptions, SandboxRunner};
+use longshore_runner::{Check, Isolation, Probe, RunnerOptions, SandboxRunner};
 use serde_json::{Value, json};
 
 use crate::args::{DoctorArgs, Global};
@@ -22,7 +22,7 @@ struct Finding<'a> {
 pub(crate) fn run(global: &Global, args: &DoctorArgs) -> Result<Exit> {
     let root = config::state_root(global)?;
     std::fs::create_dir_all(&root)?;
-    let probe = SandboxRunner::new(&RunnerOptions { stage: None })?.probe(&root)?;
+    let probe = SandboxRunner::new(&RunnerOptions { stage: None, isolation: Isolation::Auto })?.probe(&root)?;
     let findings = findings(&probe);
     let can_run = probe.uid == 0 && findings.iter().all(|finding| finding.check.works() || !finding.required);
     match args.format.as_str() {

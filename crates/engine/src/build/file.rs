@@ -166,7 +166,7 @@ fn copy_from(builder: &mut LayerBuilder<'_>, copy: &Copy, source: &dyn CopySourc
     let options = CopyOptions {
         selection,
         dest: &copy.dest,
-        owner: Some(copy.owner.as_ref().map_or_else(|| copy::Owner::ids(0, 0), owner)),
+        owner: copy.owner.as_ref().map(owner),
         mode: copy.mode.as_ref().map(mode).transpose()?,
         unpack: copy.unpack,
         allow_empty_wildcard: copy.allow_empty_wildcard,

@@ -43,7 +43,8 @@ impl Resolver {
         spawn_blocking(move || {
             let Some(image) = store.by_reference(&reference)? else { return Ok(None) };
             match store.read(&image, &platform) {
-                Ok(found) if found.config.platform().runs_on(&platform) => {
+                // A manifest without an index is taken as it is; the build check warns of it.
+                Ok(found) => {
                     for layer in &found.manifest.layers {
                         if root.blobs().info(&layer.digest)?.is_none() {
                             return Ok(None);
@@ -51,7 +52,7 @@ impl Resolver {
                     }
                     Ok(Some((image.descriptor.digest, found)))
                 }
-                Ok(_) | Err(EngineError::NoPlatform { .. } | EngineError::Missing { .. }) => Ok(None),
+                Err(EngineError::NoPlatform { .. } | EngineError::Missing { .. }) => Ok(None),
                 Err(error) => Err(error),
             }
         })

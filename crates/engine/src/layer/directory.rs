@@ -41,9 +41,15 @@ impl LayerStore {
     }
 
     /// The directories of a stack of layers, all unpacked at the same time.
+    ///
+    /// A layer that stands in the stack twice is there once, at its upper place, because
+    /// overlay refuses a directory twice. That changes nothing: whatever the lower one
+    /// says of a path, the upper one says again.
     pub(crate) async fn directories(self: &Arc<Self>, layers: &[Arc<Layer>]) -> Result<Vec<SnapshotId>, EngineError> {
         let each = layers.iter().enumerate().map(|(at, layer)| self.directory(layer, &layers[..at]));
-        futures_util::future::try_join_all(each).await
+        let all = futures_util::future::try_join_all(each).await?;
+        let is_last = |(at, id): &(usize, &SnapshotId)| !all[at + 1..].contains(id);
+        Ok(all.iter().enumerate().filter(is_last).map(|(_, id)| id.clone()).collect())
     }
 
     async fn materialise(self: &Arc<Self>, layer: &Arc<Layer>, id: &SnapshotId) -> Result<(), EngineError> {

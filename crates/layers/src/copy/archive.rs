@@ -259,11 +259,8 @@ impl LayerBuilder<'_> {
     ) -> Result<(), CopyError> {
         let Member { entry, data_offset } = member;
         let Some(parent) = entry.path.parent() else {
-            // The archive's `./` says nothing about the destination.
-            return match entry.kind {
-                Kind::Directory { .. } => Ok(()),
-                _ => Err(CopyError::Root),
-            };
+            // The archive's `./`, and a member without a name, say nothing about the destination.
+            return Ok(());
         };
         let metadata = unpacking.metadata(&entry);
         let parent = self.inside(unpacking, &parent)?;
