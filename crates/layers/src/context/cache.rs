@@ -109,14 +109,28 @@ impl StatCacheFile {
     /// # Errors
     /// When the directory cannot be written to.
     pub fn store(&self, tree: &ContextTree) -> io::Result<()> {
-        let next = self.next(tree);
-        if next == self.records {
+        if self.is_current(tree) {
             return Ok(());
         }
+        let next = self.next(tree);
         if let Some(directory) = self.file.parent() {
             std::fs::create_dir_all(directory)?;
         }
         replace(&self.file, &encode(&next, &self.root))
+    }
+
+    /// Whether it knows exactly what the tree knows now.
+    fn is_current(&self, tree: &ContextTree) -> bool {
+        let mut known = 0;
+        let mut fresh = tree
+            .nodes()
+            .iter()
+            .filter_map(|node| Some((node, fresh(node)?)));
+        let is_same = fresh.all(|(node, record)| {
+            known += 1;
+            self.records.get(&node.path) == Some(&record)
+        });
+        is_same && known == self.records.len()
     }
 
     fn next(&self, tree: &ContextTree) -> HashMap<EntryPath, Record> {

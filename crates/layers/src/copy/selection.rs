@@ -91,7 +91,8 @@ impl Required {
     }
 
     pub(super) fn seen(&mut self, found: &Match, selected: &Selected) {
-        if self.0.is_empty() {
+        // The item at the top is not selected by any pattern.
+        if self.0.is_empty() || selected.relative.is_root() {
             return;
         }
         if let Ok(path) = found.named.join(selected.relative.as_bytes()) {

@@ -309,7 +309,7 @@ impl Model<'_> {
         let clean = lexical(text);
         let ensured = match text.ends_with('/') || text.ends_with("/.") {
             true => clean.clone(),
-            false => clean.parent().unwrap_or(Path::new("")).to_path_buf(),
+            false => clean.parent().map(Path::to_path_buf).unwrap_or_default(),
         };
         make_directories(&in_root(self.dest, &ensured, true)?)?;
         let mut dest = in_root(self.dest, &clean, true)?;
@@ -372,7 +372,7 @@ impl Model<'_> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_copies_end_as_on_a_file_system(

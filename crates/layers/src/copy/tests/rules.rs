@@ -709,6 +709,8 @@ fn required_paths_must_be_selected() {
     assert_eq!(run("test/a/b2", "/test/a/b2").unwrap(), 7);
     let error = run("test/none", "/test/none").unwrap_err();
     assert_eq!(error.to_string(), "\"/test/none\": not found");
+    // `COPY --parents ./ /`: no pattern is left, and nothing is selected.
+    assert_eq!(run("", "/").unwrap_err().to_string(), "\"/\": not found");
 }
 
 #[test]
