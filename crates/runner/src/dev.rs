@@ -116,10 +116,17 @@ impl Dev {
     /// Once it is in place: the file systems in it, and the host's nodes where own ones do not work.
     pub(crate) fn mount_inside(&self, plan: &Plan) -> Result<(), Failure> {
         self.attach(&self.terminals, "pts")?;
-        let size = plan.shm_bytes.to_string();
-        let options = [("mode", "1777"), ("size", size.as_str())];
-        let shm = new_file_system("tmpfs", &options, NOSUID_NODEV_NOEXEC);
-        self.attach(&shm.doing_at("mount", "/dev/shm")?, "shm")?;
+        // A mount that the caller asks for there takes its place.
+        if !plan
+            .mounts
+            .iter()
+            .any(|mount| mount.target.trim_end_matches('/') == "/dev/shm")
+        {
+            let size = plan.shm_bytes.to_string();
+            let options = [("mode", "1777"), ("size", size.as_str())];
+            let shm = new_file_system("tmpfs", &options, NOSUID_NODEV_NOEXEC);
+            self.attach(&shm.doing_at("mount", "/dev/shm")?, "shm")?;
+        }
         match new_file_system("mqueue", &[], NOSUID_NODEV_NOEXEC) {
             // A kernel without message queues.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
