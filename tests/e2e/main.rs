@@ -1,0 +1,20 @@
+//! End-to-end tests: the `longshore` binary as people use it, on a state root of its own.
+//!
+//! Each module is one promise of the product. What a test needs from the machine (root,
+//! a real Debian, another tool) it asks the harness for, and says that it is skipped
+//! where that is missing. Results are read back by other people's tools wherever there
+//! is one.
+
+mod apps;
+mod architecture;
+mod bad_input;
+mod cache;
+mod cases;
+mod harness;
+mod images;
+mod instructions;
+mod kill;
+mod outputs;
+mod registry;
+mod reproducible;
+mod running;
