@@ -13,7 +13,8 @@ pub enum Stream {
 }
 
 /// Receives output. Called on the thread inside [`Runner::run`](crate::Runner::run), in order per
-/// stream, with every byte; while it does not return, the process waits.
+/// stream, with every byte; while it does not return, the process waits, and so does
+/// cancelling.
 pub type OutputSink = Box<dyn FnMut(Stream, &[u8]) + Send>;
 
 /// The three standard streams.

@@ -1,8 +1,8 @@
 //! Which way of isolating a process this machine and this caller allow.
 //!
-//! From the strongest down. Nothing weaker is chosen silently: [`SandboxRunner::isolation`]
-//! (crate::SandboxRunner::isolation) says what was chosen, and the error of a forced choice says
-//! what is missing.
+//! From the strongest down. Nothing weaker is chosen silently:
+//! [`SandboxRunner::isolation`](crate::SandboxRunner::isolation) says what was chosen, and the error
+//! of a forced choice says what is missing.
 
 use std::fmt;
 use std::str::FromStr;

@@ -2,7 +2,30 @@
 //!
 //! A [`Runner`] takes a [`ProcessSpec`] (what to run, around which root file system), a
 //! [`ProcessIo`] (where its bytes go) and a [`Cancel`] handle, and returns once the process *and
-//! everything it started* are gone.
+//! everything it started* are gone. [`SandboxRunner`] does so with Linux namespaces and nothing
+//! else: no daemon, no helper program, no C library.
+//!
+//! ```no_run
+//! use longshore_runner::{Cancel, ProcessIo, ProcessSpec, Rootfs, Runner as _, SandboxRunner};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // The sandbox is built by a second copy of this program, which never gets past this line.
+//!     longshore_runner::init_if_requested();
+//!     let runner = SandboxRunner::new(&Default::default())?;
+//!     let spec = ProcessSpec::new(Rootfs::Path("/srv/image".into()), ["sh", "-c", "echo hello"]);
+//!     let io = ProcessIo::to_sink(|stream, bytes| drop((stream, bytes.len())));
+//!     let status = runner.run(spec, io, &Cancel::new()?)?;
+//!     assert!(status.success());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! ```text
+//! caller (many threads)          checks the spec, opens what is outside          planner, runner
+//!   └─ supervisor (one thread)   control group, watches, clears up               supervisor
+//!        └─ sandbox (pid 1)      namespaces, mounts, devices, filter, user        sandbox
+//!             └─ execve          the command
+//! ```
 
 mod cancel;
 mod capabilities;

@@ -20,6 +20,9 @@ use crate::status::{Ended, Usage, Warning};
 /// `argv[0]` of the stage.
 pub(crate) const STAGE_NAME: &str = "longshore-runner-init";
 
+/// Its only argument.
+pub(crate) const STAGE_ARGUMENT: &str = "--longshore-runner-init";
+
 /// The place of a descriptor among those sent along.
 pub(crate) type FdIndex = usize;
 

@@ -25,7 +25,7 @@ use crate::executable::Executable;
 use crate::io::{Input, Output, OutputSink, ProcessIo, Stream};
 use crate::isolation::{self, Isolation, Means};
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, new_file_system};
-use crate::plan::{Command, Event, Request, STAGE_NAME};
+use crate::plan::{Command, Event, Request, STAGE_ARGUMENT, STAGE_NAME};
 use crate::planner::{self, Fds, SettingUp as _};
 use crate::probe::Probe;
 use crate::seccomp;
@@ -166,6 +166,8 @@ impl SandboxRunner {
         let stderr = last_words.try_clone().setting_up(what, "")?;
         let child = std::process::Command::new(self.stage.path())
             .arg0(STAGE_NAME)
+            // A program that does not know this word stops here, instead of doing what it does.
+            .arg(STAGE_ARGUMENT)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs.into_fd()))

@@ -29,7 +29,7 @@ use crate::chroot::{self, Furniture};
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, clone_tree, restrict};
 use crate::plan::{
     Command, Doing as _, Event, Failure, FdIndex, Go, Note, Plan, PlannedSource, Request,
-    STAGE_NAME, Stub, Tree,
+    STAGE_ARGUMENT, STAGE_NAME, Stub, Tree,
 };
 use crate::probing;
 use crate::rootpath::Root;
@@ -47,8 +47,7 @@ use crate::userns;
 /// does so and never returns. In all others it returns at once.
 #[expect(clippy::exit, reason = "this process exists for nothing else")]
 pub fn init_if_requested() {
-    let name = std::env::args_os().next();
-    if name.is_none_or(|name| name != STAGE_NAME) {
+    if !std::env::args_os().take(2).eq([STAGE_NAME, STAGE_ARGUMENT]) {
         return;
     }
     match channel_to_caller().and_then(|channel| supervise(&channel)) {

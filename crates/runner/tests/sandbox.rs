@@ -850,3 +850,44 @@ fn a_probe_answers_everything_and_leaves_nothing() {
         }
     }
 }
+
+#[test]
+fn privileged_setuid_programs_still_become_root() {
+    if !can_run() {
+        return;
+    }
+    let image = Image::new();
+    let source = "#include <stdio.h>\n#include <unistd.h>\n\
+        int main() { printf(\"%d %d\\n\", getuid(), geteuid()); return 0; }";
+    if !image.compile("who", source) {
+        return;
+    }
+    fs::set_permissions(
+        image.path("who"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o4755),
+    )
+    .unwrap();
+    let mut spec = image.spec("/who");
+    spec.user = "app".to_owned();
+    assert_eq!(image.run(spec).ok(), "1000 0\n");
+}
+
+#[test]
+fn privileged_a_program_that_is_no_stage_is_an_error_and_not_a_hang() {
+    if !can_run() {
+        return;
+    }
+    let image = Image::new();
+    let options = longshore_runner::RunnerOptions {
+        stage: Some("/bin/false".into()),
+        ..longshore_runner::RunnerOptions::default()
+    };
+    let runner = longshore_runner::SandboxRunner::new(&options).unwrap();
+    let io = longshore_runner::ProcessIo::to_sink(|_, _| {});
+    let cancel = longshore_runner::Cancel::new().unwrap();
+    let result = longshore_runner::Runner::run(&runner, image.spec("true"), io, &cancel);
+    assert!(
+        matches!(result, Err(RunError::Lost { .. } | RunError::Setup { .. })),
+        "{result:?}"
+    );
+}

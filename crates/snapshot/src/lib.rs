@@ -3,6 +3,25 @@
 //! A *snapshot* is one layer as a directory, in the form overlay gives its upper directory. A
 //! *root file system* is a list of snapshots, mounted on one another when a process needs it, and
 //! not before. Mounts are detached: none is ever visible in the file system tree.
+//!
+//! ```no_run
+//! use longshore_snapshot::{OverlaySnapshots, SnapshotId, Snapshotter as _};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = OverlaySnapshots::open("/var/lib/longshore/snapshots")?;
+//! store.sweep()?;
+//! let base = SnapshotId::new("5f70bf18a086")?;
+//! if store.get(&base)?.is_none() {
+//!     let pending = store.begin(&base)?;
+//!     std::fs::write(pending.path().join("file"), "from a layer")?;
+//!     pending.commit()?;
+//! }
+//! let mut active = store.prepare(&[base])?;
+//! let root = active.rootfs()?; // goes to a sandbox
+//! # drop(root);
+//! store.commit(active, &SnapshotId::new("8a7d1f")?)?;
+//! # Ok(()) }
+//! ```
 
 mod claim;
 pub mod conformance;
