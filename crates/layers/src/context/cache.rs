@@ -81,14 +81,16 @@ impl StatCacheFile {
     /// Reads the cache for the context `root` from `directory`; empty where there is
     /// none that can be used.
     pub fn load(directory: &Path, root: &Path) -> Self {
+        // However it is named: relative, or through links.
+        let root = std::fs::canonicalize(root).unwrap_or_else(|_| root.to_path_buf());
         let name = blake3::hash(root.as_os_str().as_bytes()).to_hex();
         let file = directory.join(format!("{}.stat", &name[..32]));
         let records = read_bounded(&file)
-            .and_then(|bytes| decode(&bytes, root))
+            .and_then(|bytes| decode(&bytes, &root))
             .unwrap_or_default();
         Self {
             file,
-            root: root.to_path_buf(),
+            root,
             records,
         }
     }

@@ -4,7 +4,8 @@ use crate::context::{ContextNode, ContextTree};
 use crate::copy::{LayerContent, SourceError};
 use crate::{ContentHash, EntryPath, FileContent, Kind, Metadata, Node, TreeView};
 
-/// A tree that can be copied from: a context, a stage, a layer that is being built.
+/// A tree that can be copied from: a context, a stage, a layer that is being built. Any
+/// directory of the host is a [`ContextTree`], scanned with its own owners.
 ///
 /// Paths are canonical: no component of a path that is asked for is a symbolic link,
 /// except the last, which is not followed. A path through something that is no directory
