@@ -537,11 +537,11 @@ fn a_collector_never_takes_what_a_living_writer_stored() {
                 })
             })
             .collect();
-        for writer in writers {
-            writer.join().unwrap();
-        }
+        let outcomes: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
         done.store(true, Ordering::SeqCst);
-        collector.join().unwrap()
+        let removed = collector.join().unwrap();
+        outcomes.into_iter().for_each(Result::unwrap);
+        removed
     });
     assert!(
         removed > 10,

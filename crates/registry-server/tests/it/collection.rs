@@ -114,10 +114,12 @@ async fn no_push_fails_beside_a_collector() {
             }
         });
     }
+    let mut outcomes = Vec::new();
     while let Some(pushed) = pushers.join_next().await {
-        pushed.unwrap();
+        outcomes.push(pushed);
     }
     done.store(true, Ordering::SeqCst);
+    outcomes.into_iter().for_each(Result::unwrap);
     assert!(collector.await.unwrap() > 3);
     let absent = Digest::sha256_of(b"absent");
     registry
