@@ -16,8 +16,9 @@ use std::time::Instant;
 
 use longshore_layers::{
     Change, Compression, Compressor, DecompressLimits, Decompressor, DirectoryForm,
-    DirectoryOptions, NoLowerLayers, OverlayAttributes, Ownership, TarLimits, TreeView,
-    WriteOptions, all_cores, diff_upper, index_of_tar, materialise, unpack, write_layer,
+    DirectoryOptions, EntryPath, LayerIndex, NoLowerLayers, OverlayAttributes, Ownership,
+    TarLimits, TreeView, WriteOptions, all_cores, diff_upper, index_of_tar, materialise, unpack,
+    write_layer,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -82,7 +83,10 @@ fn timed<T>(what: &str, bytes: u64, run: impl FnOnce() -> Result<T>) -> Result<T
     let out = run()?;
     let seconds = start.elapsed().as_secs_f64();
     let megabytes = bytes as f64 / 1e6;
-    println!("{what:<34} {seconds:>7.3} s {:>8.0} MB/s", megabytes / seconds);
+    println!(
+        "{what:<34} {seconds:>7.3} s {:>8.0} MB/s",
+        megabytes / seconds
+    );
     Ok(out)
 }
 
@@ -111,7 +115,11 @@ fn measure(folder: &Path, scratch: &Path) -> Result<()> {
             let written = timed(&format!("write {compression:?} x{threads}"), size, || {
                 Ok(write_layer(changes.iter().cloned(), &options, io::sink())?)
             })?;
-            println!("{:>34} {:.4} of the tar", "", written.size as f64 / size as f64);
+            println!(
+                "{:>34} {:.4} of the tar",
+                "",
+                written.size as f64 / size as f64
+            );
         }
     }
     timed("plain gzip -6, one thread", size, || plain_gzip(&tar))?;
@@ -120,8 +128,13 @@ fn measure(folder: &Path, scratch: &Path) -> Result<()> {
         let stream = Decompressor::new(&blob[..], DecompressLimits::LAYER)?;
         Ok(index_of_tar(stream, TarLimits::LAYER)?)
     })?;
-    timed("index of tar", size, || Ok(index_of_tar(&tar[..], TarLimits::LAYER)?))?;
-    timed("view", 0, || Ok(TreeView::new(&[Arc::new(summary.index.clone())])))?;
+    timed("index of tar", size, || {
+        Ok(index_of_tar(&tar[..], TarLimits::LAYER)?)
+    })?;
+    timed("view", 0, || {
+        Ok(TreeView::new(&[Arc::new(summary.index.clone())]))
+    })?;
+    view_of_layers(&summary.index)?;
     let stored = timed("encode index", 0, || Ok(summary.index.encode()))?;
     println!("{:>34} {} bytes", "", stored.len());
     for threads in [NonZeroUsize::MIN, all_cores()] {
@@ -132,15 +145,50 @@ fn measure(folder: &Path, scratch: &Path) -> Result<()> {
         fs::create_dir(&out)?;
         timed(&format!("unpack gzip x{threads}"), size, || {
             let stream = Decompressor::new(&blob[..], DecompressLimits::LAYER)?;
-            Ok(unpack(stream, open(&out)?, &options, TarLimits::LAYER, &NoLowerLayers)?)
+            Ok(unpack(
+                stream,
+                open(&out)?,
+                &options,
+                TarLimits::LAYER,
+                &NoLowerLayers,
+            )?)
         })?;
         fs::remove_dir_all(&out)?;
         fs::create_dir(&out)?;
         timed(&format!("materialise x{threads}"), size, || {
-            Ok(materialise(&changes, open(&out)?, &options, &NoLowerLayers)?)
+            Ok(materialise(
+                &changes,
+                open(&out)?,
+                &options,
+                &NoLowerLayers,
+            )?)
         })?;
         fs::remove_dir_all(&out)?;
     }
+    Ok(())
+}
+
+fn view_of_layers(index: &LayerIndex) -> Result<()> {
+    let size = index.len().div_ceil(100).max(1);
+    let layers: std::result::Result<Vec<_>, _> = index
+        .entries()
+        .chunks(size)
+        .map(|entries| LayerIndex::new(entries.to_vec()).map(Arc::new))
+        .collect();
+    let layers = layers?;
+    let view = timed("view of 100 layers", 0, || Ok(TreeView::new(&layers)))?;
+    timed("clone and one layer more", 0, || {
+        let mut more = view.clone();
+        more.push(Arc::clone(&layers[0]));
+        Ok(more)
+    })?;
+    timed("walk", 0, || Ok(view.walk(&EntryPath::root()).count()))?;
+    timed("look every path up", 0, || {
+        let entries = index.entries().iter();
+        Ok(entries
+            .filter(|line| view.lookup(&line.entry.path).is_some())
+            .count())
+    })?;
     Ok(())
 }
 
@@ -155,6 +203,10 @@ fn plain_gzip(tar: &[u8]) -> Result<()> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
     encoder.write_all(tar)?;
     let size = encoder.finish()?.len();
-    println!("{:>34} {:.4} of the tar", "", size as f64 / tar.len() as f64);
+    println!(
+        "{:>34} {:.4} of the tar",
+        "",
+        size as f64 / tar.len() as f64
+    );
     Ok(())
 }

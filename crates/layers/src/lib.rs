@@ -1,5 +1,37 @@
 //! Sources and sinks of file changes: contexts, tar streams, directories; whiteouts
 //! and compression.
+//!
+//! A layer is an ordered list of [`Change`]s that name their files. It becomes a blob by
+//! [`write_layer`], a directory by [`materialise`] and a table of contents, [`LayerIndex`],
+//! on the way; a blob becomes an index by [`index_of_tar`] and a directory by [`unpack`]; an
+//! overlay mount's upper directory becomes changes by [`diff_upper`]. What a stack of layers
+//! shows is answered by a [`TreeView`] of their indexes.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use longshore_layers::{
+//!     Change, Compression, Entry, EntryPath, FileContent, Kind, Metadata, TreeView, WriteOptions,
+//!     write_layer,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let hello = Change {
+//!     entry: Entry {
+//!         path: EntryPath::new("/etc/hello")?,
+//!         kind: Kind::File { size: 6 },
+//!         metadata: Metadata { mode: 0o644, ..Metadata::default() },
+//!     },
+//!     content: FileContent::Inline(b"hello\n"[..].into()),
+//! };
+//! let mut blob = Vec::new();
+//! let layer = write_layer([hello], &WriteOptions::new(Compression::GZIP), &mut blob)?;
+//! assert_eq!(layer.size, blob.len() as u64);
+//!
+//! let view = TreeView::new(&[Arc::new(layer.index)]);
+//! assert!(view.resolve("etc/../etc/hello", true)?.exists());
+//! # Ok(())
+//! # }
+//! ```
 
 mod assembly;
 mod change;

@@ -1,7 +1,8 @@
 //! A layer's tar stream ► its index, its DiffId and, if wanted, its files: one pass.
 
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt as _;
 
 use longshore_oci::DiffId;
 
@@ -189,19 +190,26 @@ impl Unpacking<'_> {
     }
 
     fn create_large(&mut self, entry: &Entry) -> Result<(), UnpackError> {
-        let (mut file, finish) = self.writer.create_file(entry)?;
+        let (file, finish) = self.writer.create_file(entry)?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 128 << 10];
+        let mut size = 0;
         loop {
             let count = self.reader.read(&mut buffer);
             let count = count.map_err(|error| self.reader.error(read_failed(error)))?;
             if count == 0 {
                 break;
             }
-            hasher.update(&buffer[..count]);
-            file.write_all(&buffer[..count])
-                .map_err(failed("write", &entry.path))?;
+            let bytes = &buffer[..count];
+            hasher.update(bytes);
+            // Zeros become holes: a sparse archive must not fill the disk.
+            if bytes.iter().any(|byte| *byte != 0) {
+                file.write_all_at(bytes, size)
+                    .map_err(failed("write", &entry.path))?;
+            }
+            size += count as u64;
         }
+        file.set_len(size).map_err(failed("write", &entry.path))?;
         finish.finish(&file, entry)?;
         self.assembly
             .set_content(&entry.path, hasher.finalize().into());

@@ -1,15 +1,19 @@
 //! Random stacks of layers: in tar streams, on disk and in the merged view they are the same.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use common::{any_layer, is_root, listing, open, options, written};
 use longshore_layers::{
-    Change, ContentHash, DirectoryForm, EntryPath, FileContent, Kind, LayerIndex, Metadata,
-    NoLowerLayers, Node, TarLimits, TreeView, index_of_tar, materialise, unpack,
+    Change, ContentHash, DirectoryForm, EntryPath, FileContent, Kind, LayerIndex, LowerLayers,
+    Metadata, NoLowerLayers, Node, OverlayAttributes, TarLimits, TreeView, diff_upper,
+    index_of_tar, materialise, unpack,
 };
 use proptest::prelude::*;
 
@@ -17,7 +21,9 @@ use proptest::prelude::*;
 fn shown(view: &TreeView) -> Vec<String> {
     let mut first_names = BTreeMap::new();
     let nodes = view.walk(&EntryPath::root()).skip(1);
-    nodes.map(|node| line(view, &node, &mut first_names)).collect()
+    nodes
+        .map(|node| line(view, &node, &mut first_names))
+        .collect()
 }
 
 fn line(
@@ -74,6 +80,20 @@ fn merged(layers: &[Arc<LayerIndex>]) -> BTreeMap<EntryPath, Kind> {
         }
     }
     all
+}
+
+/// The directories that a view shows.
+struct Below<'a>(&'a TreeView);
+
+impl LowerLayers for Below<'_> {
+    fn directory(&self, path: &EntryPath) -> Option<Metadata> {
+        let node = self.0.lookup(path).filter(Node::is_directory)?;
+        Some(node.entry.metadata.clone())
+    }
+
+    fn file(&self, _path: &EntryPath) -> std::io::Result<Option<(OwnedFd, Metadata)>> {
+        Ok(None)
+    }
 }
 
 /// A view shows no time for directories that no layer lists, and no opaque marks.
@@ -135,6 +155,31 @@ proptest! {
         }
         check_disk(by_tar.path(), &view);
         check_disk(by_name.path(), &view);
+    }
+
+    #[test]
+    fn an_upper_directory_gives_back_what_was_put_into_it(
+        layers in proptest::collection::vec(any_layer(), 1..4),
+        top in any_layer(),
+    ) {
+        if !is_root() {
+            eprintln!("skipped: only root can create whiteouts");
+            return Ok(());
+        }
+        let index = |changes: &Vec<Change>| Arc::new(written(changes).0.index);
+        let lower = TreeView::new(&layers.iter().map(index).collect::<Vec<_>>());
+        let upper = tempfile::tempdir().unwrap();
+        let options = options(DirectoryForm::Overlay(OverlayAttributes::User));
+        materialise(&top, open(upper.path()), &options, &Below(&lower)).unwrap();
+        let changes =
+            diff_upper(open(upper.path()), &lower, OverlayAttributes::User).unwrap();
+        let (mut expected, mut found) = (lower.clone(), lower);
+        expected.push(index(&top));
+        found.push(index(&changes));
+        prop_assert_eq!(
+            without_directory_times(shown(&found)),
+            without_directory_times(shown(&expected))
+        );
     }
 
     #[test]
@@ -252,7 +297,14 @@ fn files_are_copied_whole_from_wherever_they_are() {
     let (summary, tar) = written(&changes);
     let again = folder.path().join("again");
     std::fs::create_dir(&again).unwrap();
-    unpack(&tar[..], open(&again), &options, TarLimits::LAYER, &NoLowerLayers).unwrap();
+    unpack(
+        &tar[..],
+        open(&again),
+        &options,
+        TarLimits::LAYER,
+        &NoLowerLayers,
+    )
+    .unwrap();
     assert_eq!(listing(&again), listing(&out));
     assert_eq!(
         summary.index.entries()[0].content,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
@@ -197,14 +197,23 @@ pub(super) fn set_link_metadata(
             .map_err(failed("change the owner of", path))?;
     }
     if !matches!(entry.kind, Kind::Symlink { .. }) {
-        // Nobody else writes to this directory, so that it is still what was just created.
-        let mode = Mode::from_raw_mode(metadata.mode & 0o7777);
-        rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
-            .map_err(failed("change the mode of", path))?;
+        set_mode(parent, path, metadata.mode).map_err(failed("change the mode of", path))?;
     }
     let times = times(metadata.mtime);
     rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(failed("set the time of", path))
+}
+
+/// Sets the mode of a device or a pipe, which must not be opened. By name, the call would
+/// follow a link that somebody put there meanwhile; this way it changes what was found.
+fn set_mode(parent: BorrowedFd<'_>, path: &EntryPath, mode: u32) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(parent, path.name(), flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&node)?.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP.into());
+    }
+    let at = format!("/proc/self/fd/{}", node.as_raw_fd());
+    Ok(rustix::fs::chmod(at, Mode::from_raw_mode(mode & 0o7777))?)
 }
 
 /// Owner, then mode (a change of owner clears set-id bits), then attributes (it clears

@@ -666,6 +666,3 @@ fn clean_path(name: &[u8]) -> Result<EntryPath, TarReason> {
         }),
     }
 }
-
-#[cfg(test)]
-mod tests;

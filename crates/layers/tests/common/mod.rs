@@ -1,5 +1,6 @@
 //! What the tests of layers share: trees on disk as lines of text, random layers.
 #![allow(dead_code, reason = "each test program uses some of it")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -137,7 +138,10 @@ fn attributes(at: &Path) -> String {
     let mut names = vec![0; 4096];
     let length = rustix::fs::llistxattr(at, &mut names[..]).unwrap_or(0);
     let mut text = String::new();
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names[..length]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         let mut value = vec![0; 4096];
         let length = rustix::fs::lgetxattr(at, name, &mut value[..]).unwrap();
         let (name, value) = (String::from_utf8_lossy(name), &value[..length]);
