@@ -1,12 +1,15 @@
 //! Build contexts: a directory of this machine, as its ignore file leaves it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use longshore_dockerfile::ignore::{Decision as Ignored, DirectoryState, IgnoreFile, Matcher};
-use longshore_layers::context::{
-    ContextTree, Decision, IncludeAll, ModePolicy, OwnerPolicy, PathFilter, ScanNotice, ScanOptions, StatCacheFile,
-};
 use longshore_layers::EntryPath;
+use longshore_layers::context::{
+    ContextTree, Decision, IncludeAll, ModePolicy, OwnerPolicy, PathFilter, ScanNotice,
+    ScanOptions, StatCacheFile,
+};
 
 use crate::EngineError;
 
@@ -30,14 +33,20 @@ impl LocalTree {
         cache_directory: &Path,
     ) -> Result<Self, EngineError> {
         let cache = StatCacheFile::load(cache_directory, directory);
-        let options = ScanOptions { owner, modes: ModePolicy::Host };
+        let options = ScanOptions {
+            owner,
+            modes: ModePolicy::Host,
+        };
         let tree = match ignore {
             Some(matcher) if !matcher.is_empty() => {
-                ContextTree::scan(directory, &IgnoreFilter { matcher }, &cache, &options)
+                ContextTree::scan(directory, &IgnoreFilter::new(matcher), &cache, &options)
             }
             _ => ContextTree::scan(directory, &IncludeAll, &cache, &options),
         };
-        let tree = tree.map_err(EngineError::layer(format!("context `{}`", directory.display())))?;
+        let tree = tree.map_err(EngineError::layer(format!(
+            "context `{}`",
+            directory.display()
+        )))?;
         Ok(Self { tree, cache })
     }
 
@@ -62,25 +71,41 @@ impl LocalTree {
 /// Excludes what an ignore file's patterns match.
 struct IgnoreFilter<'a> {
     matcher: &'a Matcher,
+    /// What matched at each directory that was asked about: a directory comes before what
+    /// it contains.
+    states: Mutex<HashMap<EntryPath, Arc<DirectoryState>>>,
 }
 
-impl IgnoreFilter<'_> {
+impl<'a> IgnoreFilter<'a> {
+    fn new(matcher: &'a Matcher) -> Self {
+        let root = (EntryPath::root(), Arc::new(matcher.root()));
+        Self { matcher, states: Mutex::new(HashMap::from([root])) }
+    }
+
     /// The state of a directory: what matched at it and above it.
-    fn state_of(&self, directory: &EntryPath) -> DirectoryState {
-        let mut state = self.matcher.root();
-        let mut end = 0;
-        for name in directory.components() {
-            end += name.len() + usize::from(end > 0);
-            (_, state) = self.matcher.decide(&directory.as_bytes()[..end], true, &state);
-        }
+    fn state_of(&self, directory: &EntryPath) -> Arc<DirectoryState> {
+        let known = self.states.lock().unwrap_or_else(PoisonError::into_inner).get(directory).cloned();
+        known.unwrap_or_else(|| {
+            let parent = self.state_of(&directory.parent().unwrap_or_default());
+            self.remember(directory, self.matcher.decide(directory.as_bytes(), true, &parent).1)
+        })
+    }
+
+    fn remember(&self, directory: &EntryPath, state: DirectoryState) -> Arc<DirectoryState> {
+        let state = Arc::new(state);
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.insert(directory.clone(), Arc::clone(&state));
         state
     }
 }
 
 impl PathFilter for IgnoreFilter<'_> {
     fn decide(&self, path: &EntryPath, is_directory: bool) -> Decision {
-        let parent = path.parent().unwrap_or_default();
-        let (decision, _) = self.matcher.decide(path.as_bytes(), is_directory, &self.state_of(&parent));
+        let parent = self.state_of(&path.parent().unwrap_or_default());
+        let (decision, state) = self.matcher.decide(path.as_bytes(), is_directory, &parent);
+        if is_directory {
+            self.remember(path, state);
+        }
         match decision {
             Ignored::Include => Decision::Include,
             Ignored::Exclude => Decision::Exclude,
@@ -116,7 +141,11 @@ fn read_ignore_file(path: &Path) -> Result<Option<Matcher>, EngineError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(EngineError::io("read", path))?,
     };
-    let invalid = |error: &dyn std::fmt::Display| EngineError::Invalid(format!("`{}`: {error}", path.display()));
+    let invalid = |error: &dyn std::fmt::Display| {
+        EngineError::Invalid(format!("`{}`: {error}", path.display()))
+    };
     let file = IgnoreFile::parse(&bytes).map_err(|error| invalid(&error))?;
-    Matcher::new(&file.patterns).map(Some).map_err(|error| invalid(&error))
+    Matcher::new(&file.patterns)
+        .map(Some)
+        .map_err(|error| invalid(&error))
 }

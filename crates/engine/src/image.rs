@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use longshore_content::StateRoot;
 use longshore_oci::{
-    DOCUMENT_BYTES_MAX, Descriptor, Digest, Document, DocumentError, ImageConfig, Manifest, Platform, Reference,
+    DOCUMENT_BYTES_MAX, Descriptor, Digest, Document, DocumentError, ImageConfig, Manifest,
+    Platform, Reference,
 };
 
 use crate::EngineError;
@@ -68,15 +69,30 @@ impl ImageStore {
     }
 
     /// The image that exactly this reference names.
-    pub(crate) fn by_reference(&self, reference: &Reference) -> Result<Option<StoredImage>, EngineError> {
+    pub(crate) fn by_reference(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<StoredImage>, EngineError> {
         let reference = reference.clone().with_default_tag();
         if let Some(image) = self.root.images().get(&reference.to_string())? {
             return Ok(Some(stored(image)));
         }
         // `name@digest` also means an image of that name whose digest it is.
-        let Some(digest) = reference.digest() else { return Ok(None) };
-        let images = self.root.images().by_digest(&digest)?.into_iter().map(stored);
-        let same_name = |image: &StoredImage| image.reference.as_ref().is_some_and(|known| known.name() == reference.name());
+        let Some(digest) = reference.digest() else {
+            return Ok(None);
+        };
+        let images = self
+            .root
+            .images()
+            .by_digest(&digest)?
+            .into_iter()
+            .map(stored);
+        let same_name = |image: &StoredImage| {
+            image
+                .reference
+                .as_ref()
+                .is_some_and(|known| known.name() == reference.name())
+        };
         Ok(images.into_iter().find(same_name))
     }
 
@@ -87,7 +103,8 @@ impl ImageStore {
         {
             return Ok(image);
         }
-        self.by_id(name)?.ok_or_else(|| EngineError::NoSuchImage(name.to_owned()))
+        self.by_id(name)?
+            .ok_or_else(|| EngineError::NoSuchImage(name.to_owned()))
     }
 
     fn by_id(&self, name: &str) -> Result<Option<StoredImage>, EngineError> {
@@ -104,7 +121,9 @@ impl ImageStore {
             }
             match &found {
                 Some((_, known)) if known.is_disjoint(&ids) => {
-                    return Err(EngineError::AmbiguousId { prefix: name.to_owned() });
+                    return Err(EngineError::AmbiguousId {
+                        prefix: name.to_owned(),
+                    });
                 }
                 Some(_) => {}
                 None => found = Some((image, ids)),
@@ -123,7 +142,11 @@ impl ImageStore {
     }
 
     /// The image's manifest and configuration for `platform`.
-    pub(crate) fn read(&self, image: &StoredImage, platform: &Platform) -> Result<PlatformImage, EngineError> {
+    pub(crate) fn read(
+        &self,
+        image: &StoredImage,
+        platform: &Platform,
+    ) -> Result<PlatformImage, EngineError> {
         let name = image_name(image);
         let (descriptor, manifest) = self.manifest_for(&name, &image.descriptor, platform)?;
         let config = self.config(&name, &manifest)?;
@@ -134,7 +157,11 @@ impl ImageStore {
                 diff_ids: config.rootfs.diff_ids.len(),
             });
         }
-        Ok(PlatformImage { descriptor, manifest, config })
+        Ok(PlatformImage {
+            descriptor,
+            manifest,
+            config,
+        })
     }
 
     /// The manifest for `platform` below `descriptor`.
@@ -148,21 +175,43 @@ impl ImageStore {
         for _ in 0..INDEX_DEPTH_MAX {
             match self.document(name, &descriptor)? {
                 Document::Manifest(manifest) => return Ok((descriptor, manifest)),
-                Document::Index(index) => descriptor = select_platform(name, &index.manifests, platform)?.clone(),
+                Document::Index(index) => {
+                    descriptor = select_platform(name, &index.manifests, platform)?.clone();
+                }
             }
         }
-        Err(EngineError::Archive(format!("`{name}`: indexes are nested more than {INDEX_DEPTH_MAX} deep")))
+        Err(EngineError::Archive(format!(
+            "`{name}`: indexes are nested more than {INDEX_DEPTH_MAX} deep"
+        )))
     }
 
     /// The parsed manifest or index that `descriptor` names.
-    pub(crate) fn document(&self, name: &str, descriptor: &Descriptor) -> Result<Document, EngineError> {
-        let bytes = self.bytes(name, "manifest", descriptor.digest, DOCUMENT_BYTES_MAX as u64)?;
+    pub(crate) fn document(
+        &self,
+        name: &str,
+        descriptor: &Descriptor,
+    ) -> Result<Document, EngineError> {
+        let bytes = self.bytes(
+            name,
+            "manifest",
+            descriptor.digest,
+            DOCUMENT_BYTES_MAX as u64,
+        )?;
         parse_document(name, &bytes, &descriptor.media_type)
     }
 
     /// The configuration of a manifest.
-    pub(crate) fn config(&self, name: &str, manifest: &Manifest) -> Result<ImageConfig, EngineError> {
-        let bytes = self.bytes(name, "configuration", manifest.config.digest, CONFIG_BYTES_MAX)?;
+    pub(crate) fn config(
+        &self,
+        name: &str,
+        manifest: &Manifest,
+    ) -> Result<ImageConfig, EngineError> {
+        let bytes = self.bytes(
+            name,
+            "configuration",
+            manifest.config.digest,
+            CONFIG_BYTES_MAX,
+        )?;
         parse_config(name, &bytes)
     }
 
@@ -174,14 +223,24 @@ impl ImageStore {
         digest: Digest,
         limit_bytes: u64,
     ) -> Result<Vec<u8>, EngineError> {
-        let missing = || EngineError::Missing { image: name.to_owned(), what, digest };
-        self.root.blobs().read_all(&digest, limit_bytes)?.ok_or_else(missing)
+        let missing = || EngineError::Missing {
+            image: name.to_owned(),
+            what,
+            digest,
+        };
+        self.root
+            .blobs()
+            .read_all(&digest, limit_bytes)?
+            .ok_or_else(missing)
     }
 }
 
 /// An image's name for messages.
 pub(crate) fn image_name(image: &StoredImage) -> String {
-    image.reference.as_ref().map_or_else(|| image.descriptor.digest.to_string(), Reference::familiar)
+    image
+        .reference
+        .as_ref()
+        .map_or_else(|| image.descriptor.digest.to_string(), Reference::familiar)
 }
 
 fn stored(image: longshore_content::images::Image) -> StoredImage {
@@ -193,14 +252,25 @@ fn stored(image: longshore_content::images::Image) -> StoredImage {
 }
 
 /// Parses a manifest or index, with the image's name in the error.
-pub(crate) fn parse_document(name: &str, bytes: &[u8], media_type: &str) -> Result<Document, EngineError> {
-    let failed = |source: DocumentError| EngineError::Document { image: name.to_owned(), what: "manifest", source };
+pub(crate) fn parse_document(
+    name: &str,
+    bytes: &[u8],
+    media_type: &str,
+) -> Result<Document, EngineError> {
+    let failed = |source: DocumentError| EngineError::Document {
+        image: name.to_owned(),
+        what: "manifest",
+        source,
+    };
     Document::parse(bytes, media_type).map_err(failed)
 }
 
 /// Parses a configuration, with the image's name in the error.
 pub(crate) fn parse_config(name: &str, bytes: &[u8]) -> Result<ImageConfig, EngineError> {
-    serde_json::from_slice(bytes).map_err(|source| EngineError::Config { image: name.to_owned(), source })
+    serde_json::from_slice(bytes).map_err(|source| EngineError::Config {
+        image: name.to_owned(),
+        source,
+    })
 }
 
 /// The manifest of an index that runs best on `platform`: the same variant before an older one.
@@ -209,10 +279,17 @@ pub(crate) fn select_platform<'a>(
     manifests: &'a [Descriptor],
     platform: &Platform,
 ) -> Result<&'a Descriptor, EngineError> {
-    let normalised = |found: &Platform| Platform::new(&found.os, &found.architecture, &found.variant);
-    let candidates = || manifests.iter().filter_map(|d| d.platform.as_ref().map(|found| (d, normalised(found))));
+    let normalised =
+        |found: &Platform| Platform::new(&found.os, &found.architecture, &found.variant);
+    let candidates = || {
+        manifests
+            .iter()
+            .filter_map(|d| d.platform.as_ref().map(|found| (d, normalised(found))))
+    };
     let exact = candidates().find(|(_, found)| {
-        found.os == platform.os && found.architecture == platform.architecture && found.variant == platform.variant
+        found.os == platform.os
+            && found.architecture == platform.architecture
+            && found.variant == platform.variant
     });
     let best = exact.or_else(|| candidates().find(|(_, found)| found.runs_on(platform)));
     // An index of one manifest without a platform is that image.
@@ -220,17 +297,28 @@ pub(crate) fn select_platform<'a>(
         [only] if only.platform.is_none() => Some(only),
         _ => None,
     };
-    best.map(|(descriptor, _)| descriptor).or(only).ok_or_else(|| EngineError::NoPlatform {
-        image: name.to_owned(),
-        platform: platform.clone(),
-        available: shown_platforms(manifests),
-    })
+    best.map(|(descriptor, _)| descriptor)
+        .or(only)
+        .ok_or_else(|| EngineError::NoPlatform {
+            image: name.to_owned(),
+            platform: Box::new(platform.clone()),
+            available: shown_platforms(manifests),
+        })
 }
 
 fn shown_platforms(manifests: &[Descriptor]) -> String {
-    let known = manifests.iter().filter_map(|descriptor| descriptor.platform.as_ref());
-    let shown: Vec<String> = known.filter(|found| found.os != "unknown").map(ToString::to_string).collect();
-    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+    let known = manifests
+        .iter()
+        .filter_map(|descriptor| descriptor.platform.as_ref());
+    let shown: Vec<String> = known
+        .filter(|found| found.os != "unknown")
+        .map(ToString::to_string)
+        .collect();
+    if shown.is_empty() {
+        "none".to_owned()
+    } else {
+        shown.join(", ")
+    }
 }
 
 #[cfg(test)]
@@ -238,18 +326,29 @@ mod tests {
     use super::*;
 
     fn descriptor(platform: &str) -> Descriptor {
-        let mut descriptor = Descriptor::of("application/vnd.oci.image.manifest.v1+json", platform.as_bytes());
+        let mut descriptor = Descriptor::of(
+            "application/vnd.oci.image.manifest.v1+json",
+            platform.as_bytes(),
+        );
         descriptor.platform = platform.parse().ok();
         descriptor
     }
 
     #[test]
     fn the_exact_variant_wins_over_one_that_merely_runs() {
-        let manifests = [descriptor("linux/arm/v6"), descriptor("linux/arm/v7"), descriptor("linux/amd64")];
-        let chosen = |platform: &str| select_platform("x", &manifests, &platform.parse().unwrap()).cloned();
+        let manifests = [
+            descriptor("linux/arm/v6"),
+            descriptor("linux/arm/v7"),
+            descriptor("linux/amd64"),
+        ];
+        let chosen =
+            |platform: &str| select_platform("x", &manifests, &platform.parse().unwrap()).cloned();
         assert_eq!(chosen("linux/arm/v7").unwrap().digest, manifests[1].digest);
         assert_eq!(chosen("linux/arm64").unwrap().digest, manifests[0].digest);
         let error = chosen("linux/s390x").unwrap_err().to_string();
-        assert!(error.contains("linux/arm/v6, linux/arm/v7, linux/amd64"), "{error}");
+        assert!(
+            error.contains("linux/arm/v6, linux/arm/v7, linux/amd64"),
+            "{error}"
+        );
     }
 }

@@ -6,8 +6,13 @@ use std::io::{self, Read};
 use jiff::Timestamp;
 use longshore_dockerfile::instruction::{CommandForm, HealthcheckInstruction, InstructionKind};
 use longshore_dockerfile::parse_trigger;
-use longshore_layers::{Compression, Compressor, DecompressLimits, Decompressor, TarLimits, index_of_tar};
-use longshore_oci::{Algorithm, Descriptor, DiffId, Digester, Empty, HistoryEntry, ImageConfig, Platform, Reference, media_type};
+use longshore_layers::{
+    Compression, Compressor, DecompressLimits, Decompressor, TarLimits, index_of_tar,
+};
+use longshore_oci::{
+    Algorithm, Descriptor, DiffId, Digester, Empty, HistoryEntry, ImageConfig, Platform, Reference,
+    media_type,
+};
 
 use crate::build::{ImageLayer, assemble};
 use crate::{Engine, EngineError, GZIP_LEVEL_DEFAULT};
@@ -30,7 +35,11 @@ impl Engine {
     ///
     /// # Errors
     /// When the archive is damaged, or a change is no instruction that can be imported.
-    pub fn import(&self, input: impl Read + Send, request: &ImportRequest) -> Result<Descriptor, EngineError> {
+    pub fn import(
+        &self,
+        input: impl Read + Send,
+        request: &ImportRequest,
+    ) -> Result<Descriptor, EngineError> {
         let mut config = ImageConfig {
             architecture: request.platform.architecture.clone(),
             os: request.platform.os.clone(),
@@ -63,12 +72,21 @@ impl Engine {
     /// Stores the archive as a layer: read, checked and compressed in one pass.
     fn import_layer(&self, input: impl Read + Send) -> Result<ImageLayer, EngineError> {
         let failed = || "archive";
-        let input = Decompressor::new(input, DecompressLimits::LAYER).map_err(EngineError::layer(failed()))?;
+        let input = Decompressor::new(input, DecompressLimits::LAYER)
+            .map_err(EngineError::layer(failed()))?;
         let writer = self.root().blobs().writer()?;
-        let compression = Compression::Gzip { level: GZIP_LEVEL_DEFAULT };
-        let sink = Compressor::new(compression, longshore_layers::all_cores(), writer).map_err(EngineError::layer(failed()))?;
-        let mut tee = Tee { input, sink, digester: Digester::new(Algorithm::Sha256) };
-        let read = index_of_tar(&mut tee, TarLimits::LAYER).map_err(EngineError::layer(failed()))?;
+        let compression = Compression::Gzip {
+            level: GZIP_LEVEL_DEFAULT,
+        };
+        let sink = Compressor::new(compression, longshore_layers::all_cores(), writer)
+            .map_err(EngineError::layer(failed()))?;
+        let mut tee = Tee {
+            input,
+            sink,
+            digester: Digester::new(Algorithm::Sha256),
+        };
+        let read =
+            index_of_tar(&mut tee, TarLimits::LAYER).map_err(EngineError::layer(failed()))?;
         io::copy(&mut tee, &mut io::sink()).map_err(EngineError::layer(failed()))?;
         let diff_id = DiffId(tee.digester.finish());
         let writer = tee.sink.finish().map_err(EngineError::layer(failed()))?;
@@ -109,35 +127,61 @@ fn apply_change(config: &mut ImageConfig, change: &str) -> Result<(), EngineErro
         InstructionKind::Env(env) => {
             for pair in env.pairs {
                 let name = unquoted(&pair.key.value);
-                container.env.retain(|known| known.split('=').next() != Some(&name));
-                container.env.push(format!("{name}={}", unquoted(&pair.value.value)));
+                container
+                    .env
+                    .retain(|known| known.split('=').next() != Some(&name));
+                container
+                    .env
+                    .push(format!("{name}={}", unquoted(&pair.value.value)));
             }
         }
         InstructionKind::Label(label) => {
             for pair in label.pairs {
-                container.labels.insert(unquoted(&pair.key.value), unquoted(&pair.value.value));
+                container
+                    .labels
+                    .insert(unquoted(&pair.key.value), unquoted(&pair.value.value));
             }
         }
         InstructionKind::Cmd(cmd) => container.cmd = Some(command(&cmd.command)),
-        InstructionKind::Entrypoint(entrypoint) => container.entrypoint = Some(command(&entrypoint.command)),
+        InstructionKind::Entrypoint(entrypoint) => {
+            container.entrypoint = Some(command(&entrypoint.command));
+        }
         InstructionKind::User(user) => container.user = unquoted(&user.user.value),
         InstructionKind::Workdir(workdir) => container.working_dir = unquoted(&workdir.path.value),
-        InstructionKind::StopSignal(signal) => container.stop_signal = unquoted(&signal.signal.value),
+        InstructionKind::StopSignal(signal) => {
+            container.stop_signal = unquoted(&signal.signal.value);
+        }
         InstructionKind::Volume(volume) => {
-            container.volumes.extend(volume.volumes.iter().map(|path| (unquoted(&path.value), Empty {})));
+            container.volumes.extend(
+                volume
+                    .volumes
+                    .iter()
+                    .map(|path| (unquoted(&path.value), Empty {})),
+            );
         }
         InstructionKind::Expose(expose) => {
             for port in &expose.ports {
                 let port = unquoted(&port.value);
-                let port = if port.contains('/') { port } else { format!("{port}/tcp") };
+                let port = if port.contains('/') {
+                    port
+                } else {
+                    format!("{port}/tcp")
+                };
                 container.exposed_ports.insert(port, Empty {});
             }
         }
         InstructionKind::Healthcheck(HealthcheckInstruction::None) => {
-            container.healthcheck =
-                Some(longshore_oci::Healthcheck { test: vec!["NONE".to_owned()], ..longshore_oci::Healthcheck::default() });
+            container.healthcheck = Some(longshore_oci::Healthcheck {
+                test: vec!["NONE".to_owned()],
+                ..longshore_oci::Healthcheck::default()
+            });
         }
-        other => return Err(invalid(format!("{} cannot be given to an import", other.name()))),
+        other => {
+            return Err(invalid(format!(
+                "{} cannot be given to an import",
+                other.name()
+            )));
+        }
     }
     Ok(())
 }
@@ -151,6 +195,12 @@ fn command(form: &CommandForm) -> Vec<String> {
 
 /// Without the quotes around it.
 fn unquoted(word: &str) -> String {
-    let inner = |quote: char| word.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
-    inner('"').or_else(|| inner('\'')).unwrap_or(word).to_owned()
+    let inner = |quote: char| {
+        word.strip_prefix(quote)
+            .and_then(|rest| rest.strip_suffix(quote))
+    };
+    inner('"')
+        .or_else(|| inner('\''))
+        .unwrap_or(word)
+        .to_owned()
 }

@@ -27,16 +27,23 @@ pub(crate) fn take(
 ) -> Result<(Digest, PlatformImage), EngineError> {
     let name = format!("{}:{reference}", directory.display());
     let index_path = directory.join("index.json");
-    let bytes = read_regular(&index_path, DOCUMENT_BYTES_MAX).map_err(EngineError::io("read", &index_path))?;
-    let index: Index =
-        serde_json::from_slice(&bytes).map_err(|source| EngineError::Config { image: name.clone(), source })?;
+    let bytes = read_regular(&index_path, DOCUMENT_BYTES_MAX)
+        .map_err(EngineError::io("read", &index_path))?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|source| EngineError::Config {
+        image: name.clone(),
+        source,
+    })?;
     let top = choose(&name, &index.manifests, reference, platform)?.clone();
     let mut descriptor = top.clone();
     loop {
         copy_blob(root, directory, &descriptor)?;
-        let stored = root.blobs().read_all(&descriptor.digest, DOCUMENT_BYTES_MAX)?;
+        let stored = root
+            .blobs()
+            .read_all(&descriptor.digest, DOCUMENT_BYTES_MAX)?;
         match parse_document(&name, &stored.unwrap_or_default(), &descriptor.media_type)? {
-            Document::Index(index) => descriptor = select_platform(&name, &index.manifests, platform)?.clone(),
+            Document::Index(index) => {
+                descriptor = select_platform(&name, &index.manifests, platform)?.clone();
+            }
             Document::Manifest(manifest) => {
                 for part in manifest.layers.iter().chain([&manifest.config]) {
                     copy_blob(root, directory, part)?;
@@ -45,8 +52,15 @@ pub(crate) fn take(
             }
         }
     }
-    let image = StoredImage { reference: None, descriptor, tagged: std::time::SystemTime::now() };
-    Ok((top.digest, ImageStore::new(root.clone()).read(&image, platform)?))
+    let image = StoredImage {
+        reference: None,
+        descriptor,
+        tagged: std::time::SystemTime::now(),
+    };
+    Ok((
+        top.digest,
+        ImageStore::new(root.clone()).read(&image, platform)?,
+    ))
 }
 
 fn choose<'a>(
@@ -64,7 +78,10 @@ fn choose<'a>(
         };
     }
     if let Ok(digest) = reference.parse::<Digest>() {
-        return manifests.iter().find(|known| known.digest == digest).ok_or_else(no_such);
+        return manifests
+            .iter()
+            .find(|known| known.digest == digest)
+            .ok_or_else(no_such);
     }
     let is_named = |known: &&Descriptor| {
         let short = known.annotations.get(REF_NAME);
@@ -75,12 +92,19 @@ fn choose<'a>(
     manifests.iter().find(is_named).ok_or_else(no_such)
 }
 
-fn copy_blob(root: &StateRoot, directory: &Path, descriptor: &Descriptor) -> Result<(), EngineError> {
+fn copy_blob(
+    root: &StateRoot,
+    directory: &Path,
+    descriptor: &Descriptor,
+) -> Result<(), EngineError> {
     let digest = descriptor.digest;
     if root.blobs().info(&digest)?.is_some() {
         return Ok(());
     }
-    let path = directory.join("blobs").join(digest.algorithm().as_str()).join(digest.hex());
+    let path = directory
+        .join("blobs")
+        .join(digest.algorithm().as_str())
+        .join(digest.hex());
     let mut file = File::open(&path).map_err(EngineError::io("read", &path))?;
     let mut writer = root.blobs().writer_by(digest.algorithm())?;
     io::copy(&mut file, &mut writer).map_err(EngineError::io("read", &path))?;

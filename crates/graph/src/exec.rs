@@ -197,6 +197,7 @@ impl Exec {
                     mount.selector.clone()
                 },
                 follow_links: true,
+                directory_contents_only: true,
                 ..PathSelector::default()
             });
         }

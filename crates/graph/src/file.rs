@@ -63,7 +63,7 @@ pub struct Copy {
     pub source: String,
     /// Where to, absolute; a trailing slash means a directory.
     pub dest: String,
-    /// The owner of what is made; `None` is 0:0.
+    /// The owner of what is made; `None` keeps the source's.
     pub owner: Option<Owner>,
     /// The mode of what is made; `None` keeps the source's.
     pub mode: Option<ModeSpec>,
@@ -202,6 +202,7 @@ impl Copy {
             path: self.source.clone(),
             wildcard: self.wildcard,
             follow_links: self.follow_link,
+            directory_contents_only: self.directory_contents_only,
             include: self.include.clone(),
             exclude: self.exclude.clone(),
         }

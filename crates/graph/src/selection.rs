@@ -20,6 +20,8 @@ pub struct PathSelector {
     pub wildcard: bool,
     /// A symbolic link at `path` itself is followed.
     pub follow_links: bool,
+    /// Of a directory at `path`, only what is in it counts.
+    pub directory_contents_only: bool,
     /// Only what matches one of these, where there are any.
     pub include: Vec<String>,
     /// Nothing that matches these.

@@ -10,8 +10,8 @@ use std::io::{Read, Write as _};
 use longshore_content::StateRoot;
 use longshore_layers::{DecompressLimits, Decompressor};
 use longshore_oci::{
-    Algorithm, Descriptor, Digest, DiffId, Digester, Document, ImageConfig, Index, Manifest, Reference, json,
-    media_type,
+    Algorithm, Descriptor, DiffId, Digest, Digester, Document, ImageConfig, Index, Manifest,
+    Reference, json, media_type,
 };
 
 use super::{DockerManifest, IMAGE_NAME, REF_NAME};
@@ -45,12 +45,19 @@ pub(crate) fn load(root: &StateRoot, input: impl Read + Send) -> Result<Vec<Load
     let input = Decompressor::new(input, DecompressLimits::LAYER).map_err(read_failed)?;
     let files = read_files(root, input)?;
     if let Some(index) = files.documents.get("index.json") {
-        let docker_names = files.documents.get("manifest.json").map(|bytes| docker_names(bytes)).transpose()?;
+        let docker_names = files
+            .documents
+            .get("manifest.json")
+            .map(|bytes| docker_names(bytes))
+            .transpose()?;
         return from_index(root, index, &docker_names.unwrap_or_default());
     }
     match files.documents.get("manifest.json") {
         Some(bytes) => from_docker(root, bytes, &files),
-        None => Err(EngineError::Archive("neither an OCI layout nor a docker archive: no index.json, no manifest.json".to_owned())),
+        None => Err(EngineError::Archive(
+            "neither an OCI layout nor a docker archive: no index.json, no manifest.json"
+                .to_owned(),
+        )),
     }
 }
 
@@ -63,16 +70,25 @@ fn read_files(root: &StateRoot, input: impl Read) -> Result<Files, EngineError> 
     let mut archive = tar::Archive::new(input);
     for (count, entry) in archive.entries().map_err(read_failed)?.enumerate() {
         if count >= ENTRIES_MAX {
-            return Err(EngineError::Archive(format!("it holds more than {ENTRIES_MAX} files")));
+            return Err(EngineError::Archive(format!(
+                "it holds more than {ENTRIES_MAX} files"
+            )));
         }
         let entry = entry.map_err(read_failed)?;
         let name = clean(&String::from_utf8_lossy(&entry.path_bytes()));
         match entry.header().entry_type() {
-            tar::EntryType::Regular | tar::EntryType::Continuous => read_file(root, &mut files, name, entry)?,
+            tar::EntryType::Regular | tar::EntryType::Continuous => {
+                read_file(root, &mut files, name, entry)?;
+            }
             tar::EntryType::Symlink | tar::EntryType::Link => {
-                let target = entry.link_name_bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                let target = entry
+                    .link_name_bytes()
+                    .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
                 let is_hard = entry.header().entry_type() == tar::EntryType::Link;
-                files.links.insert(name.clone(), resolve_link(&name, &target.unwrap_or_default(), is_hard));
+                files.links.insert(
+                    name.clone(),
+                    resolve_link(&name, &target.unwrap_or_default(), is_hard),
+                );
             }
             _ => {}
         }
@@ -81,7 +97,10 @@ fn read_files(root: &StateRoot, input: impl Read) -> Result<Files, EngineError> 
 }
 
 fn clean(name: &str) -> String {
-    name.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/")
+    name.split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 /// The name within the archive that a link names.
@@ -103,12 +122,26 @@ fn resolve_link(name: &str, target: &str, is_hard: bool) -> String {
     parts.join("/")
 }
 
-fn read_file(root: &StateRoot, files: &mut Files, name: String, mut entry: impl Read) -> Result<(), EngineError> {
-    if matches!(name.as_str(), "index.json" | "manifest.json" | "oci-layout" | "repositories") {
+fn read_file(
+    root: &StateRoot,
+    files: &mut Files,
+    name: String,
+    mut entry: impl Read,
+) -> Result<(), EngineError> {
+    if matches!(
+        name.as_str(),
+        "index.json" | "manifest.json" | "oci-layout" | "repositories"
+    ) {
         let mut bytes = Vec::new();
-        entry.by_ref().take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(read_failed)?;
+        entry
+            .by_ref()
+            .take(DOCUMENT_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(read_failed)?;
         if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
-            return Err(EngineError::Archive(format!("`{name}` is larger than {DOCUMENT_BYTES_MAX} bytes")));
+            return Err(EngineError::Archive(format!(
+                "`{name}` is larger than {DOCUMENT_BYTES_MAX} bytes"
+            )));
         }
         files.documents.insert(name, bytes);
         return Ok(());
@@ -125,15 +158,21 @@ fn read_file(root: &StateRoot, files: &mut Files, name: String, mut entry: impl 
 
 /// The digest that a blob's file name gives it.
 fn expected_digest(name: &str) -> Result<Option<Digest>, EngineError> {
-    let Some((algorithm, hex)) = name.strip_prefix("blobs/").and_then(|rest| rest.split_once('/')) else {
+    let Some((algorithm, hex)) = name
+        .strip_prefix("blobs/")
+        .and_then(|rest| rest.split_once('/'))
+    else {
         return Ok(None);
     };
     let digest = format!("{algorithm}:{hex}").parse();
-    digest.map(Some).map_err(|error| EngineError::Archive(format!("`{name}`: {error}")))
+    digest
+        .map(Some)
+        .map_err(|error| EngineError::Archive(format!("`{name}`: {error}")))
 }
 
 fn parse_json<T: serde::de::DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, EngineError> {
-    serde_json::from_slice(bytes).map_err(|error| EngineError::Archive(format!("`{name}` is not valid: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| EngineError::Archive(format!("`{name}` is not valid: {error}")))
 }
 
 /// The names that `manifest.json` gives to images, by their configuration.
@@ -142,14 +181,20 @@ fn docker_names(bytes: &[u8]) -> Result<HashMap<Digest, Vec<Reference>>, EngineE
     let mut names = HashMap::new();
     for manifest in manifests {
         if let Ok(Some(digest)) = expected_digest(&clean(&manifest.config)) {
-            names.insert(digest, parse_names(&manifest.repo_tags.unwrap_or_default())?);
+            names.insert(
+                digest,
+                parse_names(&manifest.repo_tags.unwrap_or_default())?,
+            );
         }
     }
     Ok(names)
 }
 
 fn parse_names(names: &[String]) -> Result<Vec<Reference>, EngineError> {
-    let parse = |name: &String| name.parse().map_err(|error| EngineError::Archive(format!("name `{name}`: {error}")));
+    let parse = |name: &String| {
+        name.parse()
+            .map_err(|error| EngineError::Archive(format!("name `{name}`: {error}")))
+    };
     names.iter().map(parse).collect()
 }
 
@@ -169,7 +214,10 @@ fn from_index(
         if let Some(config) = config_of(root, &descriptor)? {
             names.extend(docker_names.get(&config).into_iter().flatten().cloned());
         }
-        match loaded.iter_mut().find(|known| known.descriptor.digest == descriptor.digest) {
+        match loaded
+            .iter_mut()
+            .find(|known| known.descriptor.digest == descriptor.digest)
+        {
             Some(known) => known.names.append(&mut names),
             None => loaded.push(Loaded { descriptor, names }),
         }
@@ -183,8 +231,15 @@ fn from_index(
 
 /// The name of an image in an index: containerd's whole one, else a `ref.name` that is one.
 fn index_name(annotations: &BTreeMap<String, String>) -> Option<Reference> {
-    let whole = annotations.get(IMAGE_NAME).and_then(|name| name.parse().ok());
-    let short = || annotations.get(REF_NAME).filter(|name| name.contains([':', '/'])).and_then(|name| name.parse().ok());
+    let whole = annotations
+        .get(IMAGE_NAME)
+        .and_then(|name| name.parse().ok());
+    let short = || {
+        annotations
+            .get(REF_NAME)
+            .filter(|name| name.contains([':', '/']))
+            .and_then(|name| name.parse().ok())
+    };
     whole.or_else(short)
 }
 
@@ -196,13 +251,19 @@ fn config_of(root: &StateRoot, descriptor: &Descriptor) -> Result<Option<Digest>
 }
 
 fn read_document(root: &StateRoot, descriptor: &Descriptor) -> Result<Document, EngineError> {
-    let bytes = root.blobs().read_all(&descriptor.digest, longshore_oci::DOCUMENT_BYTES_MAX as u64)?;
+    let bytes = root
+        .blobs()
+        .read_all(&descriptor.digest, longshore_oci::DOCUMENT_BYTES_MAX as u64)?;
     let bytes = bytes.ok_or_else(|| missing("manifest", descriptor.digest))?;
     parse_document("archive", &bytes, &descriptor.media_type)
 }
 
 fn missing(what: &'static str, digest: Digest) -> EngineError {
-    EngineError::Missing { image: "archive".to_owned(), what, digest }
+    EngineError::Missing {
+        image: "archive".to_owned(),
+        what,
+        digest,
+    }
 }
 
 /// That everything below a manifest was in the archive; of an index, one platform at least.
@@ -225,7 +286,11 @@ fn check_stored(root: &StateRoot, descriptor: &Descriptor) -> Result<(), EngineE
                     found = true;
                 }
             }
-            if found { Ok(()) } else { Err(missing("manifest", descriptor.digest)) }
+            if found {
+                Ok(())
+            } else {
+                Err(missing("manifest", descriptor.digest))
+            }
         }
     }
 }
@@ -242,11 +307,17 @@ fn from_docker(root: &StateRoot, bytes: &[u8], files: &Files) -> Result<Vec<Load
 }
 
 /// Makes a manifest for an image of an old archive, which has none.
-fn assemble(root: &StateRoot, image: &DockerManifest, files: &Files) -> Result<Descriptor, EngineError> {
+fn assemble(
+    root: &StateRoot,
+    image: &DockerManifest,
+    files: &Files,
+) -> Result<Descriptor, EngineError> {
     let (config_digest, config_size) = find(files, &image.config)?;
     let config_bytes = root.blobs().read_all(&config_digest, DOCUMENT_BYTES_MAX)?;
-    let config: ImageConfig =
-        parse_config(&image.config, &config_bytes.ok_or_else(|| missing("configuration", config_digest))?)?;
+    let config: ImageConfig = parse_config(
+        &image.config,
+        &config_bytes.ok_or_else(|| missing("configuration", config_digest))?,
+    )?;
     if config.rootfs.diff_ids.len() != image.layers.len() {
         return Err(EngineError::LayerCount {
             image: image.config.clone(),
@@ -288,8 +359,17 @@ fn find(files: &Files, name: &str) -> Result<(Digest, u64), EngineError> {
 }
 
 /// Which form a layer has, told by its first bytes, with its content held to the configuration.
-fn layer_descriptor(root: &StateRoot, digest: Digest, size: u64, expected: DiffId) -> Result<Descriptor, EngineError> {
-    let open = || root.blobs().open(&digest)?.ok_or_else(|| missing("layer", digest));
+fn layer_descriptor(
+    root: &StateRoot,
+    digest: Digest,
+    size: u64,
+    expected: DiffId,
+) -> Result<Descriptor, EngineError> {
+    let open = || {
+        root.blobs()
+            .open(&digest)?
+            .ok_or_else(|| missing("layer", digest))
+    };
     let mut magic = [0; 4];
     let mut file = open()?;
     let count = file.read(&mut magic).map_err(read_failed)?;
@@ -309,7 +389,7 @@ fn layer_descriptor(root: &StateRoot, digest: Digest, size: u64, expected: DiffI
     }
     let actual = digester.finish();
     if actual != expected.0 {
-        return Err(EngineError::DiffId { blob: digest, actual, expected: expected.0 });
+        return Err(EngineError::diff_id(digest, actual, expected.0));
     }
     Ok(Descriptor::new(form, digest, size))
 }

@@ -46,25 +46,61 @@ pub(crate) fn write_tar(
     let contents = collect(root, images, kind)?;
     let failed = || EngineError::io("write", PathBuf::from("archive"));
     let mut archive = tar::Builder::new(sink);
-    let has_sha512 = contents.blobs.keys().any(|digest| digest.as_bytes().len() == 64);
-    let folders = ["blobs", "blobs/sha256"].into_iter().chain(has_sha512.then_some("blobs/sha512"));
+    let has_sha512 = contents
+        .blobs
+        .keys()
+        .any(|digest| digest.as_bytes().len() == 64);
+    let folders = ["blobs", "blobs/sha256"]
+        .into_iter()
+        .chain(has_sha512.then_some("blobs/sha512"));
     for folder in folders {
-        append(&mut archive, tar::EntryType::Directory, folder, 0o755, 0, io::empty()).map_err(failed())?;
+        append(
+            &mut archive,
+            tar::EntryType::Directory,
+            folder,
+            0o755,
+            0,
+            io::empty(),
+        )
+        .map_err(failed())?;
     }
     for (digest, size_bytes) in &contents.blobs {
         let file = open(root, digest)?;
         let name = blob_name(digest);
-        append(&mut archive, tar::EntryType::Regular, &name, 0o644, *size_bytes, file).map_err(failed())?;
+        append(
+            &mut archive,
+            tar::EntryType::Regular,
+            &name,
+            0o644,
+            *size_bytes,
+            file,
+        )
+        .map_err(failed())?;
     }
     for (name, bytes) in &contents.documents {
         let size = bytes.len() as u64;
-        append(&mut archive, tar::EntryType::Regular, name, 0o644, size, &bytes[..]).map_err(failed())?;
+        append(
+            &mut archive,
+            tar::EntryType::Regular,
+            name,
+            0o644,
+            size,
+            &bytes[..],
+        )
+        .map_err(failed())?;
     }
-    archive.into_inner().and_then(|mut sink| sink.flush()).map_err(failed())
+    archive
+        .into_inner()
+        .and_then(|mut sink| sink.flush())
+        .map_err(failed())
 }
 
 /// Writes the images as an OCI layout directory; blobs that are there already stay.
-pub(crate) fn write_directory(root: &StateRoot, images: &[ArchiveImage], folder: &Path) -> Result<(), EngineError> {
+pub(crate) fn write_directory(
+    root: &StateRoot,
+    images: &[ArchiveImage],
+    folder: &Path,
+) -> Result<(), EngineError> {
     let contents = collect(root, images, ArchiveKind::Oci)?;
     for digest in contents.blobs.keys() {
         let path = folder.join(blob_name(digest));
@@ -73,18 +109,23 @@ pub(crate) fn write_directory(root: &StateRoot, images: &[ArchiveImage], folder:
         if path.exists() {
             continue;
         }
-        let mut file = tempfile::NamedTempFile::new_in(parent).map_err(EngineError::io("write below", parent))?;
+        let mut file = tempfile::NamedTempFile::new_in(parent)
+            .map_err(EngineError::io("write below", parent))?;
         io::copy(&mut open(root, digest)?, &mut file).map_err(EngineError::io("write", &path))?;
         set_mode(file.as_file()).map_err(EngineError::io("write", &path))?;
-        file.persist(&path).map_err(|error| EngineError::io("write", &path)(error.error))?;
+        file.persist(&path)
+            .map_err(|error| EngineError::io("write", &path)(error.error))?;
     }
     // The index last: it names what is there by then.
     for (name, bytes) in contents.documents.iter().rev() {
         let path = folder.join(name);
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(EngineError::io("write below", folder))?;
-        file.write_all(bytes).map_err(EngineError::io("write", &path))?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)
+            .map_err(EngineError::io("write below", folder))?;
+        file.write_all(bytes)
+            .map_err(EngineError::io("write", &path))?;
         set_mode(file.as_file()).map_err(EngineError::io("write", &path))?;
-        file.persist(&path).map_err(|error| EngineError::io("write", &path)(error.error))?;
+        file.persist(&path)
+            .map_err(|error| EngineError::io("write", &path)(error.error))?;
     }
     Ok(())
 }
@@ -99,7 +140,11 @@ fn open(root: &StateRoot, digest: &Digest) -> Result<File, EngineError> {
 }
 
 fn missing(digest: Digest) -> EngineError {
-    EngineError::Missing { image: "archive".to_owned(), what: "blob", digest }
+    EngineError::Missing {
+        image: "archive".to_owned(),
+        what: "blob",
+        digest,
+    }
 }
 
 fn append(
@@ -122,9 +167,16 @@ fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
-fn collect(root: &StateRoot, images: &[ArchiveImage], kind: ArchiveKind) -> Result<Contents, EngineError> {
+fn collect(
+    root: &StateRoot,
+    images: &[ArchiveImage],
+    kind: ArchiveKind,
+) -> Result<Contents, EngineError> {
     let store = ImageStore::new(root.clone());
-    let mut contents = Contents { documents: BTreeMap::new(), blobs: BTreeMap::new() };
+    let mut contents = Contents {
+        documents: BTreeMap::new(),
+        blobs: BTreeMap::new(),
+    };
     let mut index = Index {
         schema_version: 2,
         media_type: Some(media_type::OCI_INDEX.to_owned()),
@@ -135,18 +187,29 @@ fn collect(root: &StateRoot, images: &[ArchiveImage], kind: ArchiveKind) -> Resu
     };
     let mut docker = Vec::new();
     for image in images {
-        let name = image.names.first().map_or_else(|| image.descriptor.digest.to_string(), Reference::familiar);
+        let name = image
+            .names
+            .first()
+            .map_or_else(|| image.descriptor.digest.to_string(), Reference::familiar);
         collect_blobs(&store, &name, &image.descriptor, &mut contents.blobs)?;
-        index.manifests.extend(named(&image.descriptor, &image.names));
+        index
+            .manifests
+            .extend(named(&image.descriptor, &image.names));
         if kind == ArchiveKind::Docker {
             let (_, manifest) = store.manifest_for(&name, &image.descriptor, &Platform::host())?;
             docker.push(docker_manifest(&manifest, &image.names));
         }
     }
-    contents.documents.insert("oci-layout".to_owned(), LAYOUT_MARKER.to_vec());
-    contents.documents.insert("index.json".to_owned(), to_json(&index)?);
+    contents
+        .documents
+        .insert("oci-layout".to_owned(), LAYOUT_MARKER.to_vec());
+    contents
+        .documents
+        .insert("index.json".to_owned(), to_json(&index)?);
     if kind == ArchiveKind::Docker {
-        contents.documents.insert("manifest.json".to_owned(), to_json(&docker)?);
+        contents
+            .documents
+            .insert("manifest.json".to_owned(), to_json(&docker)?);
     }
     Ok(contents)
 }
@@ -158,8 +221,12 @@ fn named(descriptor: &Descriptor, names: &[Reference]) -> Vec<Descriptor> {
     }
     let with_name = |name: &Reference| {
         let mut descriptor = descriptor.clone();
-        descriptor.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
-        let version = name.tag().map_or_else(|| "latest".to_owned(), str::to_owned);
+        descriptor
+            .annotations
+            .insert(IMAGE_NAME.to_owned(), name.to_string());
+        let version = name
+            .tag()
+            .map_or_else(|| "latest".to_owned(), str::to_owned);
         descriptor.annotations.insert(REF_NAME.to_owned(), version);
         descriptor
     };
@@ -169,8 +236,18 @@ fn named(descriptor: &Descriptor, names: &[Reference]) -> Vec<Descriptor> {
 fn docker_manifest(manifest: &Manifest, names: &[Reference]) -> DockerManifest {
     DockerManifest {
         config: blob_name(&manifest.config.digest),
-        repo_tags: Some(names.iter().filter(|name| name.tag().is_some()).map(Reference::familiar).collect()),
-        layers: manifest.layers.iter().map(|layer| blob_name(&layer.digest)).collect(),
+        repo_tags: Some(
+            names
+                .iter()
+                .filter(|name| name.tag().is_some())
+                .map(Reference::familiar)
+                .collect(),
+        ),
+        layers: manifest
+            .layers
+            .iter()
+            .map(|layer| blob_name(&layer.digest))
+            .collect(),
     }
 }
 
@@ -191,7 +268,9 @@ fn collect_blobs(
         Document::Index(index) => {
             for child in &index.manifests {
                 match collect_blobs(store, name, child, blobs) {
-                    Err(EngineError::Missing { what: "manifest", .. }) => {}
+                    Err(EngineError::Missing {
+                        what: "manifest", ..
+                    }) => {}
                     other => other?,
                 }
             }

@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use longshore_graph::{ImageSource, LocalSource, Op, Selection, Source, Vertex, VertexId};
 use longshore_layers::context::OwnerPolicy;
 use longshore_oci::{Digest, Document, Reference};
-use longshore_solver::{BoxError, ContentDigest, Executor, Origin, PathDigest, ResourceClass, StepContext};
+use longshore_solver::{
+    BoxError, ContentDigest, Executor, Origin, PathDigest, ResourceClass, StepContext,
+};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
@@ -59,16 +61,21 @@ impl BuildExecutor {
     }
 
     /// The scanned directory of a local source.
-    pub(crate) async fn local(&self, ctx: &StepContext, source: &LocalSource) -> Result<Arc<LocalTree>, EngineError> {
-        let directory = self
-            .locals
-            .get(&source.name)
-            .ok_or_else(|| EngineError::Invalid(format!("there is no context named `{}`", source.name)))?;
+    pub(crate) async fn local(
+        &self,
+        ctx: &StepContext,
+        source: &LocalSource,
+    ) -> Result<Arc<LocalTree>, EngineError> {
+        let directory = self.locals.get(&source.name).ok_or_else(|| {
+            EngineError::Invalid(format!("there is no context named `{}`", source.name))
+        })?;
         let scan = || async {
             let (path, ignore) = (directory.path.clone(), directory.ignore.clone());
             let cache = self.engine.cache_directory("contexts");
-            let scanned =
-                spawn_blocking(move || LocalTree::scan(&path, ignore.as_ref(), OwnerPolicy::Root, &cache)).await??;
+            let scanned = spawn_blocking(move || {
+                LocalTree::scan(&path, ignore.as_ref(), OwnerPolicy::Root, &cache)
+            })
+            .await??;
             for notice in scanned.notices() {
                 ctx.warn(notice.to_string());
             }
@@ -80,17 +87,33 @@ impl BuildExecutor {
     /// The layers of an image source, not fetched.
     fn image(&self, source: &ImageSource) -> Result<Tree, EngineError> {
         let name = source.reference.familiar();
-        let manifest = source.manifest.ok_or_else(|| EngineError::NoSuchImage(name.clone()))?;
-        let known = self.images.lock().unwrap_or_else(PoisonError::into_inner).get(&manifest).cloned();
+        let manifest = source
+            .manifest
+            .ok_or_else(|| EngineError::NoSuchImage(name.clone()))?;
+        let known = self
+            .images
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&manifest)
+            .cloned();
         let resolved = known.ok_or_else(|| EngineError::NoSuchImage(name.clone()))?;
         let store = ImageStore::new(self.engine.root().clone());
         let limit = longshore_oci::DOCUMENT_BYTES_MAX as u64;
         let bytes = store.bytes(&name, "manifest", manifest, limit)?;
-        let Document::Manifest(manifest) = crate::image::parse_document(&name, &bytes, &resolved.media_type)? else {
+        let Document::Manifest(manifest) =
+            crate::image::parse_document(&name, &bytes, &resolved.media_type)?
+        else {
             return Err(EngineError::NoSuchImage(name));
         };
-        let config = parse_config(&name, &store.bytes(&name, "configuration", manifest.config.digest, limit)?)?;
-        let created = config.created.as_deref().and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+        let config = parse_config(
+            &name,
+            &store.bytes(&name, "configuration", manifest.config.digest, limit)?,
+        )?;
+        let created = config
+            .created
+            .as_deref()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(Timestamp::UNIX_EPOCH);
         if manifest.layers.len() != config.rootfs.diff_ids.len() {
             return Err(EngineError::LayerCount {
                 image: name,
@@ -98,11 +121,15 @@ impl BuildExecutor {
                 diff_ids: config.rootfs.diff_ids.len(),
             });
         }
-        let remotes = manifest
-            .layers
-            .into_iter()
-            .map(|descriptor| RemoteBlob { repository: resolved.repository.clone(), descriptor });
-        Ok(Tree::Layers(self.layers().image_layers(&config.rootfs.diff_ids, created, remotes)))
+        let remotes = manifest.layers.into_iter().map(|descriptor| RemoteBlob {
+            repository: resolved.repository.clone(),
+            descriptor,
+        });
+        Ok(Tree::Layers(self.layers().image_layers(
+            &config.rootfs.diff_ids,
+            created,
+            remotes,
+        )))
     }
 
     async fn source(&self, ctx: &StepContext, source: &Source) -> Result<Tree, EngineError> {
@@ -112,7 +139,9 @@ impl BuildExecutor {
             Source::Local(local) => Ok(Tree::Local(self.local(ctx, local).await?)),
             Source::OciLayout(layout) => {
                 let image = ImageSource {
-                    reference: crate::layout::REFERENCE.parse().expect("a constant reference"),
+                    reference: crate::layout::REFERENCE
+                        .parse()
+                        .expect("a constant reference"),
                     manifest: layout.manifest,
                     platform: layout.platform.clone(),
                 };
@@ -127,14 +156,21 @@ impl BuildExecutor {
     pub(crate) async fn as_layers(&self, tree: &Tree) -> Result<Vec<Arc<Layer>>, BoxError> {
         match tree {
             Tree::Layers(layers) => Ok(layers.clone()),
-            Tree::Local(local) => Ok(vec![super::file::layer_of_context(self.layers(), local, "/").await?]),
+            Tree::Local(local) => Ok(vec![
+                super::file::layer_of_context(self.layers(), local, "/").await?,
+            ]),
         }
     }
 
-    async fn run(&self, ctx: &StepContext, vertex: &Vertex, inputs: &[Tree]) -> Result<Vec<Tree>, BoxError> {
+    async fn run(
+        &self,
+        ctx: &StepContext,
+        vertex: &Vertex,
+        inputs: &[Tree],
+    ) -> Result<Vec<Tree>, BoxError> {
         match &vertex.op {
             Op::Source(source) => Ok(vec![self.source(ctx, source).await?]),
-            Op::File(op) => Ok(vec![super::file::run(self, op, inputs).await?]),
+            Op::File(op) => Ok(vec![super::file::run(self, ctx, op, inputs).await?]),
             Op::Exec(op) => super::exec::run(self, ctx, op, inputs).await,
             Op::Merge => {
                 let mut layers = Vec::new();
@@ -149,8 +185,12 @@ impl BuildExecutor {
 
     /// Begins to write the blobs of a result that will be exported, beside the next steps.
     fn begin_export(&self, vertex: VertexId, outputs: &[Tree]) {
-        let Some(form) = self.exported.get(&vertex).copied() else { return };
-        let Some(Tree::Layers(layers)) = outputs.first() else { return };
+        let Some(form) = self.exported.get(&vertex).copied() else {
+            return;
+        };
+        let Some(Tree::Layers(layers)) = outputs.first() else {
+            return;
+        };
         if let Some(layer) = layers.last().cloned() {
             let store = Arc::clone(self.layers());
             // A failure shows again, and is reported, when the export asks for the blob.
@@ -163,7 +203,12 @@ impl BuildExecutor {
 impl Executor for BuildExecutor {
     type Tree = Tree;
 
-    async fn pin(&self, ctx: &StepContext, source: &Source, selection: &Selection) -> Result<ContentDigest, BoxError> {
+    async fn pin(
+        &self,
+        ctx: &StepContext,
+        source: &Source,
+        selection: &Selection,
+    ) -> Result<ContentDigest, BoxError> {
         let name = match source {
             Source::Scratch => "scratch".to_owned(),
             Source::Local(local) => {
@@ -180,32 +225,53 @@ impl Executor for BuildExecutor {
         Ok(blake3::Hash::from(blake3::derive_key("longshore source 1", name.as_bytes())).into())
     }
 
-    async fn execute(&self, ctx: &StepContext, vertex: &Vertex, inputs: &[Tree]) -> Result<Vec<Tree>, BoxError> {
+    async fn execute(
+        &self,
+        ctx: &StepContext,
+        vertex: &Vertex,
+        inputs: &[Tree],
+    ) -> Result<Vec<Tree>, BoxError> {
         let outputs = self.run(ctx, vertex, inputs).await?;
         self.begin_export(ctx.vertex, &outputs);
         Ok(outputs)
     }
 
-    async fn digest_of(&self, _ctx: &StepContext, tree: &Tree, selection: &Selection) -> Result<ContentDigest, BoxError> {
+    async fn digest_of(
+        &self,
+        _ctx: &StepContext,
+        tree: &Tree,
+        selection: &Selection,
+    ) -> Result<ContentDigest, BoxError> {
         match (tree, selection) {
             (Tree::Layers(layers), Selection::Identity) => Ok(identity(layers)),
             (Tree::Layers(layers), Selection::Content(_)) => {
                 let view = self.layers().view(layers).await?;
                 select::digest_of_view(view, selection.clone()).await
             }
-            (Tree::Local(local), _) => select::digest_of_context(Arc::clone(local), selection.clone()).await,
+            (Tree::Local(local), _) => {
+                select::digest_of_context(Arc::clone(local), selection.clone()).await
+            }
         }
     }
 
-    async fn describe(&self, _ctx: &StepContext, tree: &Tree, selection: &Selection) -> Vec<PathDigest> {
+    async fn describe(
+        &self,
+        _ctx: &StepContext,
+        tree: &Tree,
+        selection: &Selection,
+    ) -> Vec<PathDigest> {
         match tree {
-            Tree::Local(local) => select::describe_context(Arc::clone(local), selection.clone()).await,
+            Tree::Local(local) => {
+                select::describe_context(Arc::clone(local), selection.clone()).await
+            }
             Tree::Layers(_) => Vec::new(),
         }
     }
 
     async fn encode(&self, _ctx: &StepContext, tree: &Tree) -> Result<Option<Vec<u8>>, BoxError> {
-        let Tree::Layers(layers) = tree else { return Ok(None) };
+        let Tree::Layers(layers) = tree else {
+            return Ok(None);
+        };
         let recorded: Vec<RecordedLayer> = layers
             .iter()
             .map(|layer| RecordedLayer {
@@ -217,13 +283,19 @@ impl Executor for BuildExecutor {
         Ok(Some(serde_json::to_vec(&recorded)?))
     }
 
-    async fn restore(&self, ctx: &StepContext, encoded: &[u8], _origin: &Origin) -> Result<Option<Tree>, BoxError> {
+    async fn restore(
+        &self,
+        ctx: &StepContext,
+        encoded: &[u8],
+        _origin: &Origin,
+    ) -> Result<Option<Tree>, BoxError> {
         let recorded: Vec<RecordedLayer> = serde_json::from_slice(encoded)?;
         let store = Arc::clone(self.layers());
         let layers = spawn_blocking(move || {
             let mut layers = Vec::with_capacity(recorded.len());
             for record in recorded {
-                let created = Timestamp::from_second(record.created_s).unwrap_or(Timestamp::UNIX_EPOCH);
+                let created =
+                    Timestamp::from_second(record.created_s).unwrap_or(Timestamp::UNIX_EPOCH);
                 let layer = store.recorded(record.key.into(), created);
                 if let Some(remote) = record.remote {
                     layer.set_remote(remote);
@@ -235,7 +307,9 @@ impl Executor for BuildExecutor {
             }
             Ok(Some(layers))
         });
-        let Some(layers) = layers.await?? else { return Ok(None) };
+        let Some(layers) = layers.await?? else {
+            return Ok(None);
+        };
         let tree = Tree::Layers(layers);
         self.begin_export(ctx.vertex, std::slice::from_ref(&tree));
         Ok(Some(tree))
@@ -253,7 +327,9 @@ impl Executor for BuildExecutor {
     fn key_extras(&self, vertex: &Vertex) -> Vec<(String, String)> {
         match (&vertex.op, self.epoch) {
             // New files' times are cut off at the epoch, so they are part of what is made.
-            (Op::Exec(_) | Op::File(_), Some(epoch)) => vec![("epoch".to_owned(), epoch.as_second().to_string())],
+            (Op::Exec(_) | Op::File(_), Some(epoch)) => {
+                vec![("epoch".to_owned(), epoch.as_second().to_string())]
+            }
             _ => Vec::new(),
         }
     }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use longshore_frontend::LoweredPlatform;
 use longshore_layers::{
-    Change, Compression, Devices, DirectoryForm, DirectoryOptions, NoLowerLayers, Ownership, WriteOptions, changes_of_view, materialise,
-    write_layer,
+    Change, Compression, Devices, DirectoryForm, DirectoryOptions, NoLowerLayers, Ownership,
+    WriteOptions, changes_of_view, materialise, write_layer,
 };
 use longshore_oci::{Descriptor, Reference};
 use tokio::task::spawn_blocking;
@@ -55,7 +55,10 @@ pub(crate) struct Exporter<'a> {
 
 impl Exporter<'_> {
     /// Makes one output.
-    pub(crate) async fn export(&self, output: &OutputSpec) -> Result<Option<Exported>, EngineError> {
+    pub(crate) async fn export(
+        &self,
+        output: &OutputSpec,
+    ) -> Result<Option<Exported>, EngineError> {
         match output.kind {
             OutputKind::Image => self.image(output).await.map(Some),
             OutputKind::Oci | OutputKind::Docker => self.archive(output).await.map(Some),
@@ -65,8 +68,16 @@ impl Exporter<'_> {
     }
 
     fn names(&self, output: &OutputSpec) -> Vec<Reference> {
-        let names = if output.names.is_empty() { self.tags } else { &output.names };
-        names.iter().cloned().map(Reference::with_default_tag).collect()
+        let names = if output.names.is_empty() {
+            self.tags
+        } else {
+            &output.names
+        };
+        names
+            .iter()
+            .cloned()
+            .map(Reference::with_default_tag)
+            .collect()
     }
 
     fn note(&self, text: String) {
@@ -80,7 +91,10 @@ impl Exporter<'_> {
             made.push(self.assemble_platform(output, result).await?);
         }
         let root = self.engine.root().clone();
-        let (multi, oci) = (self.multi_platform || made.len() > 1, output.oci_media_types);
+        let (multi, oci) = (
+            self.multi_platform || made.len() > 1,
+            output.oci_media_types,
+        );
         let exported = spawn_blocking(move || {
             for document in made.iter().flat_map(|made| [&made.config, &made.manifest]) {
                 root.blobs().put(document)?;
@@ -89,30 +103,58 @@ impl Exporter<'_> {
                 (false, [only]) => {
                     let mut descriptor = only.descriptor.clone();
                     descriptor.platform = None;
-                    Ok::<_, EngineError>(Exported { descriptor, config: Some(only.config_descriptor.clone()) })
+                    Ok::<_, EngineError>(Exported {
+                        descriptor,
+                        config: Some(only.config_descriptor.clone()),
+                    })
                 }
                 _ => {
-                    let (bytes, descriptor) = index(made.iter().map(|made| made.descriptor.clone()).collect(), oci)?;
+                    let (bytes, descriptor) = index(
+                        made.iter().map(|made| made.descriptor.clone()).collect(),
+                        oci,
+                    )?;
                     root.blobs().put(&bytes)?;
-                    Ok(Exported { descriptor, config: None })
+                    Ok(Exported {
+                        descriptor,
+                        config: None,
+                    })
                 }
             }
         });
         exported.await?
     }
 
-    async fn assemble_platform(&self, output: &OutputSpec, result: &PlatformResult) -> Result<Assembled, EngineError> {
+    async fn assemble_platform(
+        &self,
+        output: &OutputSpec,
+        result: &PlatformResult,
+    ) -> Result<Assembled, EngineError> {
         let store = self.engine.layers();
         let each = result.layers.iter().map(|layer| async move {
-            let blob = store.blob(layer, output.compression, output.force_compression).await?;
+            let blob = store
+                .blob(layer, output.compression, output.force_compression)
+                .await?;
             self.lease.add_blobs([&blob.descriptor.digest])?;
             // The image's copy of the blob must be here, also of a base that nothing ran on.
             store.ensure_stored(layer, &blob).await?;
-            Ok::<_, EngineError>(ImageLayer { descriptor: blob.descriptor, diff_id: blob.diff_id, created: layer.created })
+            Ok::<_, EngineError>(ImageLayer {
+                descriptor: blob.descriptor,
+                diff_id: blob.diff_id,
+                created: layer.created,
+            })
         });
         let layers = futures_util::future::try_join_all(each).await?;
-        let epoch = result.lowered.epoch.and_then(|seconds| Timestamp::from_second(seconds).ok());
-        assemble(&result.lowered.config, &layers, output.oci_media_types, self.annotations, epoch)
+        let epoch = result
+            .lowered
+            .epoch
+            .and_then(|seconds| Timestamp::from_second(seconds).ok());
+        assemble(
+            &result.lowered.config,
+            &layers,
+            output.oci_media_types,
+            self.annotations,
+            epoch,
+        )
     }
 
     async fn image(&self, output: &OutputSpec) -> Result<Exported, EngineError> {
@@ -137,11 +179,15 @@ impl Exporter<'_> {
         }
         if output.push {
             if names.is_empty() {
-                return Err(EngineError::Invalid("a push needs a name: -t NAME".to_owned()));
+                return Err(EngineError::Invalid(
+                    "a push needs a name: -t NAME".to_owned(),
+                ));
             }
             for name in &names {
                 self.note(format!("pushing {name}"));
-                self.engine.push_descriptor(&exported.descriptor, name).await?;
+                self.engine
+                    .push_descriptor(&exported.descriptor, name)
+                    .await?;
             }
         }
         Ok(exported)
@@ -149,15 +195,24 @@ impl Exporter<'_> {
 
     async fn archive(&self, output: &OutputSpec) -> Result<Exported, EngineError> {
         let exported = self.assemble(output).await?;
-        let image = ArchiveImage { descriptor: exported.descriptor.clone(), names: self.names(output) };
-        let kind = if output.kind == OutputKind::Docker { ArchiveKind::Docker } else { ArchiveKind::Oci };
+        let image = ArchiveImage {
+            descriptor: exported.descriptor.clone(),
+            names: self.names(output),
+        };
+        let kind = if output.kind == OutputKind::Docker {
+            ArchiveKind::Docker
+        } else {
+            ArchiveKind::Oci
+        };
         let (root, output) = (self.engine.root().clone(), output.clone());
         spawn_blocking(move || match (&output.dest, output.tar) {
             (Some(path), false) => {
                 fs::create_dir_all(path).map_err(EngineError::io("make", path))?;
                 write_directory(&root, &[image], path)
             }
-            (dest, _) => write_file(dest.as_deref(), |sink| write_tar(&root, &[image], kind, sink)),
+            (dest, _) => write_file(dest.as_deref(), |sink| {
+                write_tar(&root, &[image], kind, sink)
+            }),
         })
         .await??;
         Ok(exported)
@@ -166,7 +221,9 @@ impl Exporter<'_> {
     /// The only platform's files; of several, each in a directory of its own.
     async fn tar(&self, output: &OutputSpec) -> Result<(), EngineError> {
         let [result] = self.results else {
-            return Err(EngineError::Invalid("a tar output is for one platform".to_owned()));
+            return Err(EngineError::Invalid(
+                "a tar output is for one platform".to_owned(),
+            ));
         };
         let (view, content) = self.files(result).await?;
         let dest = output.dest.clone();
@@ -183,7 +240,9 @@ impl Exporter<'_> {
 
     async fn local(&self, output: &OutputSpec) -> Result<(), EngineError> {
         let Some(folder) = output.dest.clone() else {
-            return Err(EngineError::Invalid("a local output needs a directory".to_owned()));
+            return Err(EngineError::Invalid(
+                "a local output needs a directory".to_owned(),
+            ));
         };
         for result in self.results {
             let folder = match self.results.len() {
@@ -193,7 +252,8 @@ impl Exporter<'_> {
             let (view, content) = self.files(result).await?;
             spawn_blocking(move || {
                 fs::create_dir_all(&folder).map_err(EngineError::io("make", &folder))?;
-                let changes = changes_of_view(&view, &content).map_err(EngineError::layer("result"))?;
+                let changes =
+                    changes_of_view(&view, &content).map_err(EngineError::layer("result"))?;
                 put_files(&changes, &folder)
             })
             .await??;
@@ -201,7 +261,10 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    async fn files(&self, result: &PlatformResult) -> Result<(longshore_layers::TreeView, StoredContent), EngineError> {
+    async fn files(
+        &self,
+        result: &PlatformResult,
+    ) -> Result<(longshore_layers::TreeView, StoredContent), EngineError> {
         let store = self.engine.layers();
         let view = store.view(&result.layers).await?;
         let content = StoredContent::open(store, &result.layers).await?;
@@ -231,15 +294,25 @@ fn write_file(
     };
     let is_special = fs::metadata(path).is_ok_and(|meta| !meta.is_file());
     if is_special {
-        let mut file = File::options().write(true).open(path).map_err(EngineError::io("write", path))?;
+        let mut file = File::options()
+            .write(true)
+            .open(path)
+            .map_err(EngineError::io("write", path))?;
         return write(&mut file);
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(EngineError::io("write", path))?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
+    let mut file =
+        tempfile::NamedTempFile::new_in(parent).map_err(EngineError::io("write", path))?;
     write(&mut io::BufWriter::with_capacity(1 << 20, &mut file))?;
     use std::os::unix::fs::PermissionsExt as _;
     let mode = fs::Permissions::from_mode(0o644);
-    file.as_file().set_permissions(mode).map_err(EngineError::io("write", path))?;
-    file.persist(path).map_err(|error| EngineError::io("write", path)(error.error))?;
+    file.as_file()
+        .set_permissions(mode)
+        .map_err(EngineError::io("write", path))?;
+    file.persist(path)
+        .map_err(|error| EngineError::io("write", path)(error.error))?;
     Ok(())
 }

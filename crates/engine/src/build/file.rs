@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use longshore_graph::{Copy, FileAction, FileActionKind, FileInput, FileOp, Mkdir, Mkfile, ModeSpec, Owner, Principal, Remove};
+use longshore_graph::{
+    Copy, FileAction, FileActionKind, FileInput, FileOp, Mkdir, Mkfile, ModeSpec, Owner, Principal,
+    Remove,
+};
 use longshore_layers::copy::{
-    self, CopyOptions, CopySource, LayerBuilder, MkdirOptions, MkfileOptions, ModeChange, RemoveOptions, TreeSource,
+    self, CopyOptions, CopySource, LayerBuilder, MkdirOptions, MkfileOptions, ModeChange,
+    RemoveOptions, TreeSource,
 };
 use longshore_layers::{Change, LayerIndex, TreeView};
-use longshore_solver::BoxError;
+use longshore_solver::{BoxError, StepContext};
 use tokio::task::spawn_blocking;
 
 use super::content::StoredContent;
@@ -20,11 +24,19 @@ use crate::tree::Tree;
 /// A tree that a file operation reads.
 enum Readable {
     Local(Arc<LocalTree>),
-    Layers { view: TreeView, content: StoredContent },
+    Layers {
+        view: TreeView,
+        content: StoredContent,
+    },
 }
 
 /// Runs the actions of `op`: one layer on top of the tree that the first one changes.
-pub(crate) async fn run(executor: &BuildExecutor, op: &FileOp, inputs: &[Tree]) -> Result<Tree, BoxError> {
+pub(crate) async fn run(
+    executor: &BuildExecutor,
+    ctx: &StepContext,
+    op: &FileOp,
+    inputs: &[Tree],
+) -> Result<Tree, BoxError> {
     let base = base_of(op, inputs)?;
     let below = match base {
         Some(tree) => executor.as_layers(tree).await?,
@@ -41,30 +53,45 @@ pub(crate) async fn run(executor: &BuildExecutor, op: &FileOp, inputs: &[Tree]) 
     }
     let op = op.clone();
     let epoch = executor.epoch;
-    let (changes, index) = spawn_blocking(move || {
+    let (changes, index, notices) = spawn_blocking(move || {
         let mut builder = LayerBuilder::new(view, &base_content);
         for (at, action) in op.actions.iter().enumerate() {
             apply(&mut builder, &op, at, action, &sources)?;
         }
+        let notices: Vec<String> = builder.notices().iter().map(ToString::to_string).collect();
         let mut changes = builder.finish();
         super::clamp_times(&mut changes, epoch);
         let index = LayerIndex::of_changes(&changes)?;
-        Ok::<_, BoxError>((changes, index))
+        Ok::<_, BoxError>((changes, index, notices))
     })
     .await??;
+    for notice in notices {
+        ctx.warn(notice);
+    }
     Ok(on_top(executor.layers(), below, changes, index))
 }
 
 /// A new layer on others.
-pub(super) fn on_top(store: &LayerStore, mut below: Vec<Arc<Layer>>, changes: Vec<Change>, index: LayerIndex) -> Tree {
+pub(super) fn on_top(
+    store: &LayerStore,
+    mut below: Vec<Arc<Layer>>,
+    changes: Vec<Change>,
+    index: LayerIndex,
+) -> Tree {
     below.push(store.made(index, changes));
     Tree::Layers(below)
 }
 
 /// The tree that the operation changes.
 fn base_of<'a>(op: &FileOp, inputs: &'a [Tree]) -> Result<Option<&'a Tree>, BoxError> {
-    let Some(at) = base_input(op) else { return Ok(None) };
-    Ok(Some(inputs.get(at).ok_or("a file action names an input that is not there")?))
+    let Some(at) = base_input(op) else {
+        return Ok(None);
+    };
+    Ok(Some(
+        inputs
+            .get(at)
+            .ok_or("a file action names an input that is not there")?,
+    ))
 }
 
 /// The input that the operation changes: what the chain of actions that ends in the last
@@ -126,8 +153,16 @@ fn apply(
         FileActionKind::Mkdir(mkdir) => make_directory(builder, mkdir),
         FileActionKind::Mkfile(mkfile) => make_file(builder, mkfile),
         FileActionKind::Remove(remove) => {
-            let Remove { path, allow_missing, wildcard } = remove;
-            Ok(builder.remove(&RemoveOptions { path, allow_missing: *allow_missing, wildcard: *wildcard })?)
+            let Remove {
+                path,
+                allow_missing,
+                wildcard,
+            } = remove;
+            Ok(builder.remove(&RemoveOptions {
+                path,
+                allow_missing: *allow_missing,
+                wildcard: *wildcard,
+            })?)
         }
         FileActionKind::Copy(copy) => apply_copy(builder, op, copy, sources),
     }
@@ -142,14 +177,22 @@ fn apply_copy(
     match copy.from {
         FileInput::Vertex(at) => match sources.get(at).and_then(Option::as_ref) {
             Some(Readable::Local(local)) => copy_from(builder, copy, local.tree()),
-            Some(Readable::Layers { view, content }) => copy_from(builder, copy, &TreeSource { view, content }),
+            Some(Readable::Layers { view, content }) => {
+                copy_from(builder, copy, &TreeSource { view, content })
+            }
             None => Err("a copy names an input that is not there".into()),
         },
-        FileInput::Scratch => copy_from(builder, copy, &LayerBuilder::new(TreeView::empty(), &copy::NoContent)),
+        FileInput::Scratch => copy_from(
+            builder,
+            copy,
+            &LayerBuilder::new(TreeView::empty(), &copy::NoContent),
+        ),
         FileInput::Action(from) => {
             // A tree of its own: the actions that lead to `from`, on an empty root.
             let mut side = LayerBuilder::new(TreeView::empty(), &copy::NoContent);
-            let part = FileOp { actions: op.actions[..=from].to_vec() };
+            let part = FileOp {
+                actions: op.actions[..=from].to_vec(),
+            };
             for (at, action) in part.actions.iter().enumerate() {
                 apply(&mut side, &part, at, action, sources)?;
             }
@@ -158,7 +201,11 @@ fn apply_copy(
     }
 }
 
-fn copy_from(builder: &mut LayerBuilder<'_>, copy: &Copy, source: &dyn CopySource) -> Result<(), BoxError> {
+fn copy_from(
+    builder: &mut LayerBuilder<'_>,
+    copy: &Copy,
+    source: &dyn CopySource,
+) -> Result<(), BoxError> {
     let selector = copy.selector();
     let mut selection: copy::Selection<'_, Patterns> = select::selection(&selector)?;
     selection.directory_contents_only = copy.directory_contents_only;
@@ -202,7 +249,10 @@ fn owner(owner: &Owner) -> copy::Owner {
         Principal::Id(id) => copy::Principal::Id(*id),
         Principal::Name(name) => copy::Principal::Name(name.clone()),
     };
-    copy::Owner { user: owner.user.as_ref().map(principal), group: owner.group.as_ref().map(principal) }
+    copy::Owner {
+        user: owner.user.as_ref().map(principal),
+        group: owner.group.as_ref().map(principal),
+    }
 }
 
 fn mode(mode: &ModeSpec) -> Result<ModeChange, BoxError> {
@@ -222,7 +272,10 @@ pub(crate) async fn layer_of_context(
     spawn_blocking(move || {
         let mut builder = LayerBuilder::new(TreeView::empty(), &copy::NoContent);
         let options: CopyOptions<'_, Patterns> = CopyOptions {
-            selection: copy::Selection { directory_contents_only: true, ..copy::Selection::literal(&path) },
+            selection: copy::Selection {
+                directory_contents_only: true,
+                ..copy::Selection::literal(&path)
+            },
             dest: &path,
             owner: Some(copy::Owner::ids(0, 0)),
             mode: None,
@@ -245,7 +298,8 @@ pub(crate) fn difference(inputs: &[Tree]) -> Result<Tree, BoxError> {
     let [Tree::Layers(lower), Tree::Layers(upper)] = inputs else {
         return Err("a difference needs two trees of layers".into());
     };
-    let is_base = lower.len() <= upper.len() && lower.iter().zip(upper).all(|(a, b)| a.key == b.key);
+    let is_base =
+        lower.len() <= upper.len() && lower.iter().zip(upper).all(|(a, b)| a.key == b.key);
     if is_base {
         return Ok(Tree::Layers(upper[lower.len()..].to_vec()));
     }

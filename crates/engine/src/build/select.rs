@@ -5,7 +5,9 @@ use std::sync::Arc;
 use longshore_dockerfile::ignore::{Decision, DirectoryState, Matcher};
 use longshore_graph::{PathSelector, Selection};
 use longshore_layers::context::ContextNode;
-use longshore_layers::copy::{CopyError, CopySource, NoContent, PathPatterns, TreeSource, selection_digest};
+use longshore_layers::copy::{
+    CopyError, CopySource, NoContent, PathPatterns, TreeSource, selection_digest,
+};
 use longshore_layers::{EntryPath, Kind, TreeView};
 use longshore_solver::{BoxError, ContentDigest, PathDigest};
 use tokio::task::spawn_blocking;
@@ -44,6 +46,10 @@ impl PathPatterns for Patterns {
     fn takes_back(&self) -> bool {
         self.0.has_exclusions()
     }
+
+    fn may_match_below(&self, directory: &EntryPath) -> bool {
+        self.0.may_match_below(directory.as_bytes())
+    }
 }
 
 /// A selector as the copier takes it.
@@ -53,6 +59,7 @@ pub(crate) fn selection<'a>(
     Ok(longshore_layers::copy::Selection {
         wildcard: selector.wildcard,
         follow_links: selector.follow_links,
+        directory_contents_only: selector.directory_contents_only,
         include: Patterns::new(&selector.include)?,
         exclude: Patterns::new(&selector.exclude)?,
         ..longshore_layers::copy::Selection::literal(&selector.path)
@@ -60,7 +67,12 @@ pub(crate) fn selection<'a>(
 }
 
 fn everything() -> Vec<PathSelector> {
-    vec![PathSelector { path: "/".to_owned(), follow_links: true, ..PathSelector::default() }]
+    vec![PathSelector {
+        path: "/".to_owned(),
+        follow_links: true,
+        directory_contents_only: true,
+        ..PathSelector::default()
+    }]
 }
 
 fn digest(source: &dyn CopySource, selected: &Selection) -> Result<ContentDigest, BoxError> {
@@ -86,33 +98,64 @@ fn digest(source: &dyn CopySource, selected: &Selection) -> Result<ContentDigest
 }
 
 /// The digest of what is selected of a context.
-pub(crate) async fn digest_of_context(tree: Arc<LocalTree>, selected: Selection) -> Result<ContentDigest, BoxError> {
+pub(crate) async fn digest_of_context(
+    tree: Arc<LocalTree>,
+    selected: Selection,
+) -> Result<ContentDigest, BoxError> {
     spawn_blocking(move || digest(tree.tree(), &selected)).await?
 }
 
 /// The digest of what is selected of layers.
-pub(crate) async fn digest_of_view(view: TreeView, selected: Selection) -> Result<ContentDigest, BoxError> {
-    spawn_blocking(move || digest(&TreeSource { view: &view, content: &NoContent }, &selected)).await?
+pub(crate) async fn digest_of_view(
+    view: TreeView,
+    selected: Selection,
+) -> Result<ContentDigest, BoxError> {
+    spawn_blocking(move || {
+        digest(
+            &TreeSource {
+                view: &view,
+                content: &NoContent,
+            },
+            &selected,
+        )
+    })
+    .await?
 }
 
 /// The files below the literal selectors, each with its digest; empty where they are too many.
 pub(crate) async fn describe_context(tree: Arc<LocalTree>, selected: Selection) -> Vec<PathDigest> {
     let described = spawn_blocking(move || {
-        let Selection::Content(selectors) = selected else { return Vec::new() };
-        let nodes: Vec<&ContextNode> = tree.tree().nodes().iter().filter(|node| is_selected(node, &selectors)).collect();
+        let Selection::Content(selectors) = selected else {
+            return Vec::new();
+        };
+        let nodes: Vec<&ContextNode> = tree
+            .tree()
+            .nodes()
+            .iter()
+            .filter(|node| is_selected(node, &selectors))
+            .collect();
         if nodes.len() > DESCRIBED_MAX {
             return Vec::new();
         }
-        nodes.into_iter().filter_map(|node| path_digest(&tree, node)).collect()
+        nodes
+            .into_iter()
+            .filter_map(|node| path_digest(&tree, node))
+            .collect()
     });
     described.await.unwrap_or_default()
 }
 
 fn is_selected(node: &ContextNode, selectors: &[PathSelector]) -> bool {
     let is_below = |selector: &PathSelector| {
-        let literal = selector.path.split(['*', '?', '[']).next().unwrap_or_default();
+        let literal = selector
+            .path
+            .split(['*', '?', '['])
+            .next()
+            .unwrap_or_default();
         match EntryPath::new(literal.trim_end_matches('/')) {
-            Ok(path) if !selector.wildcard || literal == selector.path => node.path.starts_with(&path),
+            Ok(path) if !selector.wildcard || literal == selector.path => {
+                node.path.starts_with(&path)
+            }
             // Of a wildcard, everything that begins as it does.
             Ok(path) => node.path.as_bytes().starts_with(path.as_bytes()),
             Err(_) => false,
@@ -131,5 +174,8 @@ fn path_digest(tree: &LocalTree, node: &ContextNode) -> Option<PathDigest> {
         _ => hasher.update(b"special"),
     };
     let path = String::from_utf8_lossy(node.path.as_bytes()).into_owned();
-    Some(PathDigest { path, digest: hasher.finalize().into() })
+    Some(PathDigest {
+        path,
+        digest: hasher.finalize().into(),
+    })
 }

@@ -1,6 +1,6 @@
 //! A layer as a blob: fetched, found, or written.
 
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use longshore_content::LocalWriter;
@@ -38,7 +38,9 @@ impl LayerCompression {
     fn codec(self) -> Compression {
         match self {
             Self::Gzip(level) => Compression::Gzip { level },
-            Self::Zstd(level) => Compression::Zstd { level: i32::try_from(level).unwrap_or(i32::MAX) },
+            Self::Zstd(level) => Compression::Zstd {
+                level: i32::try_from(level).unwrap_or(i32::MAX),
+            },
             Self::Uncompressed => Compression::None,
         }
     }
@@ -75,12 +77,21 @@ impl LayerStore {
     ) -> Result<Option<LayerBlob>, EngineError> {
         let (store, layer) = (Arc::clone(self), Arc::clone(layer));
         tokio::task::spawn_blocking(move || {
-            let Some(diff_id) = store.diff_id(&layer)? else { return Ok(None) };
+            let Some(diff_id) = store.diff_id(&layer)? else {
+                return Ok(None);
+            };
             if any_form && let Some(remote) = layer.remote() {
                 // The image's own blob before any other form of the layer.
-                let here = store.root.blobs().info(&remote.descriptor.digest)?.is_some();
+                let here = store
+                    .root
+                    .blobs()
+                    .info(&remote.descriptor.digest)?
+                    .is_some();
                 if here {
-                    return Ok(Some(LayerBlob { descriptor: remote.descriptor, diff_id }));
+                    return Ok(Some(LayerBlob {
+                        descriptor: remote.descriptor,
+                        diff_id,
+                    }));
                 }
             }
             let label = wish.label();
@@ -88,7 +99,10 @@ impl LayerStore {
                 let fits = any_form || form.compression == label;
                 if fits && store.root.blobs().publish(&form.blob)? {
                     let descriptor = Descriptor::new(form.media_type, form.blob, form.size_bytes);
-                    return Ok(Some(LayerBlob { descriptor, diff_id }));
+                    return Ok(Some(LayerBlob {
+                        descriptor,
+                        diff_id,
+                    }));
                 }
             }
             Ok(None)
@@ -110,7 +124,9 @@ impl LayerStore {
         {
             return Ok(Some(remote.descriptor.digest));
         }
-        let Some(diff_id) = self.diff_id(layer)? else { return Ok(None) };
+        let Some(diff_id) = self.diff_id(layer)? else {
+            return Ok(None);
+        };
         for form in self.root.layers().blobs_of(&diff_id)? {
             if self.root.blobs().info(&form.blob)?.is_some() {
                 return Ok(Some(form.blob));
@@ -125,7 +141,13 @@ impl LayerStore {
             return Err(lost(layer));
         };
         let remote = layer.remote().ok_or_else(|| lost(layer))?;
-        crate::transfer::fetch_blob(&self.root, &self.registry, &remote.repository, &remote.descriptor).await?;
+        crate::transfer::fetch_blob(
+            &self.root,
+            &self.registry,
+            &remote.repository,
+            &remote.descriptor,
+        )
+        .await?;
         let form = longshore_content::layers::LayerBlob {
             diff_id,
             blob: remote.descriptor.digest,
@@ -134,11 +156,18 @@ impl LayerStore {
             size_bytes: remote.descriptor.size,
         };
         self.root.layers().put_blob(&form)?;
-        Ok(LayerBlob { descriptor: remote.descriptor, diff_id })
+        Ok(LayerBlob {
+            descriptor: remote.descriptor,
+            diff_id,
+        })
     }
 
     /// Fetches the blob unless it is here: an image that is kept is kept whole.
-    pub(crate) async fn ensure_stored(self: &Arc<Self>, layer: &Arc<Layer>, blob: &LayerBlob) -> Result<(), EngineError> {
+    pub(crate) async fn ensure_stored(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        blob: &LayerBlob,
+    ) -> Result<(), EngineError> {
         if self.root.blobs().publish(&blob.descriptor.digest)? {
             return Ok(());
         }
@@ -146,7 +175,10 @@ impl LayerStore {
     }
 
     /// Some blob of the layer, fetched where it is not here.
-    pub(super) async fn any_blob(self: &Arc<Self>, layer: &Arc<Layer>) -> Result<Digest, EngineError> {
+    pub(super) async fn any_blob(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+    ) -> Result<Digest, EngineError> {
         let (store, shared) = (Arc::clone(self), Arc::clone(layer));
         let found = tokio::task::spawn_blocking(move || store.stored_blob(&shared)).await??;
         match found {
@@ -155,7 +187,11 @@ impl LayerStore {
         }
     }
 
-    async fn write_blob(self: &Arc<Self>, layer: &Arc<Layer>, wish: LayerCompression) -> Result<LayerBlob, EngineError> {
+    async fn write_blob(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        wish: LayerCompression,
+    ) -> Result<LayerBlob, EngineError> {
         // From files where they are known; else from another form of the same archive,
         // which must stay the same archive: its bytes are copied, not made again.
         let from_files = layer.changes.is_some() || self.has_directory_only(layer)?;
@@ -187,17 +223,34 @@ impl LayerStore {
             let summary = write_layer(changes.iter().cloned(), &options, &mut writer)
                 .map_err(EngineError::layer(layer.key.text()))?;
             let (digest, size_bytes) = writer.commit(Some(&summary.digest))?;
-            store.keep(&layer, wish, summary.diff_id, summary.uncompressed_size, digest, size_bytes)
+            store.keep(
+                &layer,
+                wish,
+                summary.diff_id,
+                summary.uncompressed_size,
+                digest,
+                size_bytes,
+            )
         })
         .await?
     }
 
-    fn recompress(&self, layer: &Layer, source: Digest, wish: LayerCompression) -> Result<LayerBlob, EngineError> {
+    fn recompress(
+        &self,
+        layer: &Layer,
+        source: Digest,
+        wish: LayerCompression,
+    ) -> Result<LayerBlob, EngineError> {
         let failed = || EngineError::layer::<io::Error>(layer.key.text());
-        let file = self.root.blobs().open(&source)?.ok_or_else(|| lost(layer))?;
+        let file = self
+            .root
+            .blobs()
+            .open(&source)?
+            .ok_or_else(|| lost(layer))?;
         let mut input = Decompressor::new(file, DecompressLimits::LAYER).map_err(failed())?;
         let mut writer = self.root.blobs().writer()?;
-        let (diff_id, tar_bytes) = copy_compressed(&mut input, wish.codec(), &mut writer).map_err(failed())?;
+        let (diff_id, tar_bytes) =
+            copy_compressed(&mut input, wish.codec(), &mut writer).map_err(failed())?;
         let (digest, size_bytes) = writer.commit(None)?;
         self.keep(layer, wish, diff_id, tar_bytes, digest, size_bytes)
     }
@@ -211,25 +264,32 @@ impl LayerStore {
         digest: Digest,
         size_bytes: u64,
     ) -> Result<LayerBlob, EngineError> {
-        if let LayerKey::Image { diff_id: expected, .. } = layer.key
+        if let LayerKey::Image {
+            diff_id: expected, ..
+        } = layer.key
             && expected != diff_id
         {
-            return Err(EngineError::DiffId { blob: digest, actual: diff_id.0, expected: expected.0 });
+            return Err(EngineError::diff_id(digest, diff_id.0, expected.0));
         }
         let media_type = form.media_type();
-        self.root.layers().put_blob(&longshore_content::layers::LayerBlob {
-            diff_id,
-            blob: digest,
-            media_type: media_type.to_owned(),
-            compression: form.label(),
-            size_bytes,
-        })?;
+        self.root
+            .layers()
+            .put_blob(&longshore_content::layers::LayerBlob {
+                diff_id,
+                blob: digest,
+                media_type: media_type.to_owned(),
+                compression: form.label(),
+                size_bytes,
+            })?;
         self.note(layer.key, |record| {
             record.diff_id = Some(diff_id);
             record.blob = Some(digest);
             record.tar_bytes = tar_bytes;
         })?;
-        Ok(LayerBlob { descriptor: Descriptor::new(media_type, digest, size_bytes), diff_id })
+        Ok(LayerBlob {
+            descriptor: Descriptor::new(media_type, digest, size_bytes),
+            diff_id,
+        })
     }
 }
 
@@ -239,7 +299,8 @@ fn copy_compressed(
     sink: &mut LocalWriter,
 ) -> io::Result<(DiffId, u64)> {
     let mut digester = longshore_oci::Digester::new(longshore_oci::Algorithm::Sha256);
-    let mut encoder = longshore_layers::Compressor::new(compression, longshore_layers::all_cores(), sink)?;
+    let mut encoder =
+        longshore_layers::Compressor::new(compression, longshore_layers::all_cores(), sink)?;
     let mut buffer = vec![0; 1 << 20];
     let mut total = 0;
     loop {
@@ -257,5 +318,8 @@ fn copy_compressed(
 
 /// No representation of the layer is left.
 pub(super) fn lost(layer: &Layer) -> EngineError {
-    EngineError::layer(layer.key.text())(io::Error::new(io::ErrorKind::NotFound, "no copy of it is left here"))
+    EngineError::layer(layer.key.text())(io::Error::new(
+        io::ErrorKind::NotFound,
+        "no copy of it is left here",
+    ))
 }

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longshore_layers::{
-    Change, DecompressLimits, Decompressor, DirectoryForm, DirectoryOptions, EntryPath, LowerLayers, Metadata,
-    NoLowerLayers, TarLimits, TreeView, changes_of_directory, materialise, unpack,
+    Change, DecompressLimits, Decompressor, DirectoryForm, DirectoryOptions, EntryPath,
+    LowerLayers, Metadata, NoLowerLayers, TarLimits, TreeView, changes_of_directory, materialise,
+    unpack,
 };
 use longshore_snapshot::{SnapshotId, Snapshotter as _};
 
@@ -45,20 +46,36 @@ impl LayerStore {
     /// A layer that stands in the stack twice is there once, at its upper place, because
     /// overlay refuses a directory twice. That changes nothing: whatever the lower one
     /// says of a path, the upper one says again.
-    pub(crate) async fn directories(self: &Arc<Self>, layers: &[Arc<Layer>]) -> Result<Vec<SnapshotId>, EngineError> {
-        let each = layers.iter().enumerate().map(|(at, layer)| self.directory(layer, &layers[..at]));
+    pub(crate) async fn directories(
+        self: &Arc<Self>,
+        layers: &[Arc<Layer>],
+    ) -> Result<Vec<SnapshotId>, EngineError> {
+        let each = layers
+            .iter()
+            .enumerate()
+            .map(|(at, layer)| self.directory(layer, &layers[..at]));
         let all = futures_util::future::try_join_all(each).await?;
         let is_last = |(at, id): &(usize, &SnapshotId)| !all[at + 1..].contains(id);
-        Ok(all.iter().enumerate().filter(is_last).map(|(_, id)| id.clone()).collect())
+        Ok(all
+            .iter()
+            .enumerate()
+            .filter(is_last)
+            .map(|(_, id)| id.clone())
+            .collect())
     }
 
-    async fn materialise(self: &Arc<Self>, layer: &Arc<Layer>, id: &SnapshotId) -> Result<(), EngineError> {
+    async fn materialise(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        id: &SnapshotId,
+    ) -> Result<(), EngineError> {
         let (store, layer, id) = (Arc::clone(self), Arc::clone(layer), id.clone());
         tokio::task::spawn_blocking(move || {
             let pending = store.snapshots.begin(&id)?;
             let changes: &[Change] = layer.changes().map_or(&[], |changes| changes);
             let directory = open(pending.path())?;
-            materialise(changes, &directory, &overlay(), &NoLowerLayers).map_err(EngineError::layer(layer.key.text()))?;
+            materialise(changes, &directory, &overlay(), &NoLowerLayers)
+                .map_err(EngineError::layer(layer.key.text()))?;
             pending.commit()?;
             store.keep_directory(&layer, &id)
         })
@@ -74,14 +91,28 @@ impl LayerStore {
         let blob = self.any_blob(layer).await?;
         // Directories that the archive leaves out look as they do below.
         let lower = self.view(below).await?;
-        let (store, layer, id, below) = (Arc::clone(self), Arc::clone(layer), id.clone(), below.to_vec());
+        let (store, layer, id, below) = (
+            Arc::clone(self),
+            Arc::clone(layer),
+            id.clone(),
+            below.to_vec(),
+        );
         tokio::task::spawn_blocking(move || {
             let failed = || layer.key.text();
             let pending = store.snapshots.begin(&id)?;
-            let file = store.root.blobs().open(&blob)?.ok_or_else(|| lost(&layer))?;
-            let input = Decompressor::new(file, DecompressLimits::LAYER).map_err(EngineError::layer(failed()))?;
+            let file = store
+                .root
+                .blobs()
+                .open(&blob)?
+                .ok_or_else(|| lost(&layer))?;
+            let input = Decompressor::new(file, DecompressLimits::LAYER)
+                .map_err(EngineError::layer(failed()))?;
             let directory = open(pending.path())?;
-            let below = Below { view: &lower, store: &store, layers: &below };
+            let below = Below {
+                view: &lower,
+                store: &store,
+                layers: &below,
+            };
             let unpacked = unpack(input, &directory, &overlay(), TarLimits::LAYER, &below);
             let read = unpacked.map_err(EngineError::layer(failed()))?.tar;
             store.check_diff_id(&layer, blob, read.diff_id)?;
@@ -95,11 +126,16 @@ impl LayerStore {
 
     /// Notes that the layer's directory is there.
     pub(crate) fn keep_directory(&self, layer: &Layer, id: &SnapshotId) -> Result<(), EngineError> {
-        self.note(layer.key, |record| record.snapshot_id = Some(id.to_string()))
+        self.note(layer.key, |record| {
+            record.snapshot_id = Some(id.to_string());
+        })
     }
 
     /// The changes that the layer's directory holds, by name.
-    pub(super) async fn changes_of_directory(self: &Arc<Self>, layer: &Arc<Layer>) -> Result<Vec<Change>, EngineError> {
+    pub(super) async fn changes_of_directory(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+    ) -> Result<Vec<Change>, EngineError> {
         let index = self.index(layer).await?;
         let (store, layer) = (Arc::clone(self), Arc::clone(layer));
         tokio::task::spawn_blocking(move || {
@@ -111,7 +147,10 @@ impl LayerStore {
 
     /// The layer's directory, open.
     pub(crate) fn open_directory(&self, layer: &Layer) -> Result<Arc<OwnedFd>, EngineError> {
-        let snapshot = self.snapshots.get(&layer.key.snapshot_id())?.ok_or_else(|| lost(layer))?;
+        let snapshot = self
+            .snapshots
+            .get(&layer.key.snapshot_id())?
+            .ok_or_else(|| lost(layer))?;
         Ok(Arc::new(open(snapshot.path())?.into()))
     }
 }
@@ -139,13 +178,24 @@ impl LowerLayers for Below<'_> {
 
     /// A hard link across layers is rare: the lower layer's directory is asked for then.
     fn file(&self, path: &EntryPath) -> io::Result<Option<(OwnedFd, Metadata)>> {
-        let Some(node) = self.view.lookup(path).and_then(|node| self.view.inode(&node)) else { return Ok(None) };
+        let Some(node) = self
+            .view
+            .lookup(path)
+            .and_then(|node| self.view.inode(&node))
+        else {
+            return Ok(None);
+        };
         if !matches!(node.entry.kind, longshore_layers::Kind::File { .. }) {
             return Ok(None);
         }
         let layer = &self.layers[node.layer];
         let root = self.store.open_directory(layer).map_err(io::Error::other)?;
-        let file = rustix::fs::openat(&root, node.entry.path.as_bytes(), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let file = rustix::fs::openat(
+            &root,
+            node.entry.path.as_bytes(),
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         Ok(Some((file, node.entry.metadata.clone())))
     }
 }

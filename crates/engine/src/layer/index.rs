@@ -4,7 +4,9 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use longshore_content::StateRoot;
-use longshore_layers::{DecompressLimits, Decompressor, INDEX_BYTES_MAX, LayerIndex, TarLimits, TreeView, index_of_tar};
+use longshore_layers::{
+    DecompressLimits, Decompressor, INDEX_BYTES_MAX, LayerIndex, TarLimits, TreeView, index_of_tar,
+};
 use longshore_oci::Digest;
 
 use super::blob::lost;
@@ -13,7 +15,10 @@ use crate::EngineError;
 
 impl LayerStore {
     /// The layer's index.
-    pub(crate) async fn index(self: &Arc<Self>, layer: &Arc<Layer>) -> Result<Arc<LayerIndex>, EngineError> {
+    pub(crate) async fn index(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+    ) -> Result<Arc<LayerIndex>, EngineError> {
         let index = layer.index.get_or_try_init(|| async {
             let (store, shared) = (Arc::clone(self), Arc::clone(layer));
             let kept = tokio::task::spawn_blocking(move || store.kept_index(&shared)).await??;
@@ -26,25 +31,47 @@ impl LayerStore {
     }
 
     /// What a stack of layers shows.
-    pub(crate) async fn view(self: &Arc<Self>, layers: &[Arc<Layer>]) -> Result<TreeView, EngineError> {
-        let indexes = futures_util::future::try_join_all(layers.iter().map(|layer| self.index(layer))).await?;
+    pub(crate) async fn view(
+        self: &Arc<Self>,
+        layers: &[Arc<Layer>],
+    ) -> Result<TreeView, EngineError> {
+        let indexes =
+            futures_util::future::try_join_all(layers.iter().map(|layer| self.index(layer)))
+                .await?;
         Ok(TreeView::new(&indexes))
     }
 
     fn kept_index(&self, layer: &Layer) -> Result<Option<LayerIndex>, EngineError> {
-        let Some(digest) = self.record(layer.key)?.and_then(|record| record.index_blob) else { return Ok(None) };
-        let Some(bytes) = self.root.blobs().read_all(&digest, INDEX_BYTES_MAX as u64)? else { return Ok(None) };
+        let Some(digest) = self.record(layer.key)?.and_then(|record| record.index_blob) else {
+            return Ok(None);
+        };
+        let Some(bytes) = self
+            .root
+            .blobs()
+            .read_all(&digest, INDEX_BYTES_MAX as u64)?
+        else {
+            return Ok(None);
+        };
         // A damaged index is made again.
         Ok(LayerIndex::decode(&bytes).ok())
     }
 
-    async fn make_index(self: &Arc<Self>, layer: &Arc<Layer>) -> Result<Arc<LayerIndex>, EngineError> {
+    async fn make_index(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+    ) -> Result<Arc<LayerIndex>, EngineError> {
         let blob = self.any_blob(layer).await?;
         let (store, layer) = (Arc::clone(self), Arc::clone(layer));
         tokio::task::spawn_blocking(move || {
-            let file = store.root.blobs().open(&blob)?.ok_or_else(|| lost(&layer))?;
-            let input = Decompressor::new(file, DecompressLimits::LAYER).map_err(EngineError::layer(layer.key.text()))?;
-            let read = index_of_tar(input, TarLimits::LAYER).map_err(EngineError::layer(layer.key.text()))?;
+            let file = store
+                .root
+                .blobs()
+                .open(&blob)?
+                .ok_or_else(|| lost(&layer))?;
+            let input = Decompressor::new(file, DecompressLimits::LAYER)
+                .map_err(EngineError::layer(layer.key.text()))?;
+            let read = index_of_tar(input, TarLimits::LAYER)
+                .map_err(EngineError::layer(layer.key.text()))?;
             store.check_diff_id(&layer, blob, read.diff_id)?;
             store.keep_index(&layer, &read.index)?;
             Ok(Arc::new(read.index))
@@ -60,9 +87,7 @@ impl LayerStore {
         actual: longshore_oci::DiffId,
     ) -> Result<(), EngineError> {
         match layer.key {
-            LayerKey::Image { diff_id, .. } if diff_id != actual => {
-                Err(EngineError::DiffId { blob, actual: actual.0, expected: diff_id.0 })
-            }
+            LayerKey::Image { diff_id, .. } if diff_id != actual => Err(EngineError::diff_id(blob, actual.0, diff_id.0)),
             _ => Ok(()),
         }
     }
@@ -77,6 +102,8 @@ impl LayerStore {
 /// Stores what can be made again.
 fn put_cached(root: &StateRoot, bytes: &[u8]) -> Result<Digest, EngineError> {
     let mut writer = root.cache_blobs().writer()?;
-    writer.write_all(bytes).map_err(EngineError::io("write", root.path()))?;
+    writer
+        .write_all(bytes)
+        .map_err(EngineError::io("write", root.path()))?;
     Ok(writer.commit(None)?.0)
 }

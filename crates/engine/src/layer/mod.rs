@@ -34,7 +34,8 @@ pub(crate) use store::LayerStore;
 use crate::LayerCompression;
 
 /// The attributes that overlay mounts of layers read.
-pub(crate) const OVERLAY: longshore_layers::OverlayAttributes = longshore_layers::OverlayAttributes::Trusted;
+pub(crate) const OVERLAY: longshore_layers::OverlayAttributes =
+    longshore_layers::OverlayAttributes::Trusted;
 
 /// What a layer is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,7 +74,9 @@ impl LayerKey {
 
     /// The name of the layer's directory.
     pub(crate) fn snapshot_id(&self) -> SnapshotId {
-        self.text().parse().expect("a letter and hexadecimal digits are a snapshot's name")
+        self.text()
+            .parse()
+            .expect("a letter and hexadecimal digits are a snapshot's name")
     }
 }
 
@@ -116,7 +119,10 @@ impl Layer {
 
     /// Where the blob can be fetched from, where that is known.
     pub(crate) fn remote(&self) -> Option<RemoteBlob> {
-        self.remote.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.remote
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Remembers where the blob can be fetched from.

@@ -26,7 +26,12 @@ pub(crate) struct LayerStore {
 
 impl LayerStore {
     pub(crate) fn new(root: StateRoot, snapshots: Arc<OverlaySnapshots>, registry: Client) -> Self {
-        Self { root, snapshots, registry, known: Mutex::default() }
+        Self {
+            root,
+            snapshots,
+            registry,
+            known: Mutex::default(),
+        }
     }
 
     /// The directories of layers.
@@ -37,7 +42,9 @@ impl LayerStore {
     /// A layer that a step of this process made: so far it only names its files.
     pub(crate) fn made(&self, index: LayerIndex, changes: Vec<Change>) -> Arc<Layer> {
         let key = LayerKey::Made(index.layer_id());
-        let layer = self.share(key, |key| Layer::new(key, Timestamp::now(), Some(Arc::new(changes))));
+        let layer = self.share(key, |key| {
+            Layer::new(key, this_second(), Some(Arc::new(changes)))
+        });
         // An equal layer may be known already; its index is equal then.
         let _ = layer.index.set(Arc::new(index));
         layer
@@ -63,7 +70,13 @@ impl LayerStore {
                 Some(parent) => extend_chain(parent, *diff_id),
             };
             chain = Some(next);
-            let layer = self.recorded(LayerKey::Image { chain: next, diff_id: *diff_id }, created);
+            let layer = self.recorded(
+                LayerKey::Image {
+                    chain: next,
+                    diff_id: *diff_id,
+                },
+                created,
+            );
             layer.set_remote(remote);
             layers.push(layer);
         }
@@ -87,7 +100,11 @@ impl LayerStore {
     }
 
     /// Adds to what the database knows of the layer.
-    pub(super) fn note(&self, key: LayerKey, fill: impl FnOnce(&mut LayerRecord)) -> Result<(), EngineError> {
+    pub(super) fn note(
+        &self,
+        key: LayerKey,
+        fill: impl FnOnce(&mut LayerRecord),
+    ) -> Result<(), EngineError> {
         let mut record = LayerRecord::new(key.record_id());
         if let LayerKey::Image { diff_id, .. } = key {
             record.diff_id = Some(diff_id);
@@ -106,7 +123,8 @@ impl LayerStore {
 
     /// Whether the layer will be found here by a later build.
     pub(crate) fn is_stored(&self, layer: &Layer) -> Result<bool, EngineError> {
-        Ok(self.snapshots.get(&layer.key.snapshot_id())?.is_some() || self.stored_blob(layer)?.is_some())
+        Ok(self.snapshots.get(&layer.key.snapshot_id())?.is_some()
+            || self.stored_blob(layer)?.is_some())
     }
 }
 
@@ -115,13 +133,22 @@ impl LayerKey {
     pub(crate) fn record_id(&self) -> LayerId {
         match self {
             Self::Made(id) => *id,
-            Self::Image { chain, .. } => {
-                LayerId(blake3::derive_key("longshore image layer 1", chain.to_string().as_bytes()))
-            }
+            Self::Image { chain, .. } => LayerId(blake3::derive_key(
+                "longshore image layer 1",
+                chain.to_string().as_bytes(),
+            )),
         }
     }
 }
 
 fn extend_chain(parent: ChainId, diff_id: DiffId) -> ChainId {
-    ChainId(longshore_oci::Digest::sha256_of(format!("{parent} {diff_id}").as_bytes()))
+    ChainId(longshore_oci::Digest::sha256_of(
+        format!("{parent} {diff_id}").as_bytes(),
+    ))
+}
+
+/// Now, in whole seconds: what records keep of a layer's time. A build from the cache then
+/// makes the image that the build before made.
+fn this_second() -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH)
 }

@@ -421,6 +421,8 @@ fn path_selector(value: &mut Value, selector: &PathSelector) {
         path,
         wildcard,
         follow_links,
+        // A copy's own field of this name is in its key.
+        directory_contents_only: _,
         include,
         exclude,
     } = selector;
