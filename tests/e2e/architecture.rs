@@ -14,7 +14,7 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("registry-client", &["oci"]),
     ("solver", &["graph", "oci"]),
     ("frontend", &["dockerfile", "graph", "oci"]),
-    ("snapshot", &["layers", "oci"]),
+    ("snapshot", &[]),
     ("registry-server", &["content", "oci"]),
     (
         "engine",
@@ -37,6 +37,7 @@ const PICTURE: &[(&str, &[&str])] = &[
             "content",
             "dockerfile",
             "engine",
+            "frontend",
             "graph",
             "oci",
             "registry-client",

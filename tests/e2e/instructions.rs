@@ -257,7 +257,8 @@ fn the_configuration_is_what_the_instructions_say() {
     let dockerfile = r#"
 FROM busybox
 MAINTAINER someone@example.org
-ENV A=1 B="two words" C=$A-${A:+set}
+ENV A=1 B="two words"
+ENV A=2 C=$A-${A:+set}
 ENV LEGACY the rest of the line
 LABEL one=1 "two words"="a b"
 EXPOSE 80 53/udp 7000-7002
@@ -282,7 +283,7 @@ ONBUILD RUN echo later
         .map(|value| value.as_str().unwrap())
         .collect();
     for variable in [
-        "A=1",
+        "A=2",
         "B=two words",
         "C=1-set",
         "LEGACY=the rest of the line",

@@ -165,8 +165,8 @@ fn exit_codes_are_passed_on() {
         ("exit 0", 0),
         ("exit 7", 7),
         ("exit 255", 255),
-        ("kill -9 $$", 137),
-        ("kill -15 $$", 143),
+        ("sh -c 'kill -9 $$'; exit $?", 137),
+        ("sh -c 'kill -15 $$'; exit $?", 143),
     ] {
         let outcome = sandbox.run(["run", "--rm", "busybox", "sh", "-c", script]);
         assert_eq!(outcome.code, code, "{script}: {}", outcome.stderr);
