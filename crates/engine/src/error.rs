@@ -18,6 +18,17 @@ pub enum ErrorClass {
     Internal,
 }
 
+/// A layer's blob, what it holds, and what its image says that it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiffIdMismatch {
+    /// The blob.
+    pub blob: Digest,
+    /// What it holds.
+    pub actual: Digest,
+    /// What it should.
+    pub expected: Digest,
+}
+
 /// Any failure of the engine but a failed build step, which is a [`BuildError`](crate::BuildError).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -56,7 +67,7 @@ pub enum EngineError {
         /// The image.
         image: String,
         /// What was wanted.
-        platform: Platform,
+        platform: Box<Platform>,
         /// What there is.
         available: String,
     },
@@ -99,15 +110,8 @@ pub enum EngineError {
         diff_ids: usize,
     },
     /// A layer's content is not what its configuration says.
-    #[error("layer {blob} unpacks to {actual}, but the image says {expected}")]
-    DiffId {
-        /// The blob.
-        blob: Digest,
-        /// What it holds.
-        actual: Digest,
-        /// What it should.
-        expected: Digest,
-    },
+    #[error("layer {} unpacks to {}, but the image says {}", .0.blob, .0.actual, .0.expected)]
+    DiffId(Box<DiffIdMismatch>),
     /// Reading or writing a layer failed.
     #[error("layer {layer}: {source}")]
     Layer {
@@ -142,6 +146,10 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    pub(crate) fn diff_id(blob: Digest, actual: Digest, expected: Digest) -> Self {
+        Self::DiffId(Box::new(DiffIdMismatch { blob, actual, expected }))
+    }
+
     /// Whose business it is.
     pub fn class(&self) -> ErrorClass {
         use longshore_registry_client::ErrorClass as Registry;
@@ -151,7 +159,16 @@ impl EngineError {
                 Registry::Environment => ErrorClass::Environment,
                 Registry::Upstream => ErrorClass::Upstream,
             },
-            Self::Content(_) | Self::Io { .. } | Self::Snapshot(_) | Self::Run(_) => ErrorClass::Environment,
+            // What was given is not there, or not what it claims to be.
+            Self::Content(ContentError::DigestMismatch { .. }) => ErrorClass::User,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ErrorClass::User
+            }
+            // A file that a person named and that is not there.
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ErrorClass::User,
+            Self::Content(_) | Self::Io { .. } | Self::Snapshot(_) | Self::Run(_) => {
+                ErrorClass::Environment
+            }
             Self::TaskLost(_) => ErrorClass::Internal,
             _ => ErrorClass::User,
         }
@@ -162,11 +179,20 @@ impl EngineError {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { doing, path, source }
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
     }
 
-    pub(crate) fn layer<E: std::error::Error + Send + Sync + 'static>(layer: impl ToString) -> impl FnOnce(E) -> Self {
+    pub(crate) fn layer<E: std::error::Error + Send + Sync + 'static>(
+        layer: impl ToString,
+    ) -> impl FnOnce(E) -> Self {
         let layer = layer.to_string();
-        move |source| Self::Layer { layer, source: Box::new(source) }
+        move |source| Self::Layer {
+            layer,
+            source: Box::new(source),
+        }
     }
 }

@@ -19,7 +19,13 @@ use crate::{config, spec, units};
 const ENGINE_FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
-const SIGNALS_FORWARDED: [i32; 5] = [libc_signal::HUP, libc_signal::INT, libc_signal::QUIT, libc_signal::TERM, libc_signal::USR1];
+const SIGNALS_FORWARDED: [i32; 5] = [
+    libc_signal::HUP,
+    libc_signal::INT,
+    libc_signal::QUIT,
+    libc_signal::TERM,
+    libc_signal::USR1,
+];
 
 /// Signal numbers of Linux.
 mod libc_signal {
@@ -31,7 +37,11 @@ mod libc_signal {
 }
 
 pub(crate) fn run(global: &Global, args: RunArgs) -> Result<Exit> {
-    for (flag, given) in [("--detach", args.detach), ("--publish", !args.publish.is_empty()), ("--name", args.name.is_some())] {
+    for (flag, given) in [
+        ("--detach", args.detach),
+        ("--publish", !args.publish.is_empty()),
+        ("--name", args.name.is_some()),
+    ] {
         if given {
             return Err(Usage(format!("{flag} is not supported yet")).into());
         }
@@ -41,7 +51,7 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<Exit> {
     }
     match start(global, args) {
         Ok(code) => Ok(Exit::Code(code)),
-        Err(error) if error.chain().any(|cause| cause.is::<Usage>()) => Err(error),
+        // Wrong usage too: the codes below 125 are the process's own.
         Err(error) => {
             let code = code_of(&error);
             failure(&error);
@@ -51,10 +61,12 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<Exit> {
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
-    let run = error.chain().find_map(|cause| match cause.downcast_ref::<EngineError>() {
-        Some(EngineError::Run(error)) => Some(error),
-        _ => cause.downcast_ref::<RunError>(),
-    });
+    let run = error
+        .chain()
+        .find_map(|cause| match cause.downcast_ref::<EngineError>() {
+            Some(EngineError::Run(error)) => Some(error),
+            _ => cause.downcast_ref::<RunError>(),
+        });
     match run {
         Some(RunError::NotFound { .. }) => NOT_FOUND,
         Some(RunError::NotExecutable { .. }) => NOT_EXECUTABLE,
@@ -64,19 +76,35 @@ fn code_of(error: &anyhow::Error) -> u8 {
 
 fn start(global: &Global, args: RunArgs) -> Result<u8> {
     let platform: Platform = match &args.platform {
-        Some(text) => text.parse().with_context(|| format!("--platform `{text}`"))?,
+        Some(text) => text
+            .parse()
+            .with_context(|| format!("--platform `{text}`"))?,
         None => Platform::host(),
     };
     let engine = config::engine(global)?;
     let runtime = config::runtime()?;
-    let (name, command) = args.image_and_command.split_first().context("an image is missing")?;
+    let (name, command) = args
+        .image_and_command
+        .split_first()
+        .context("an image is missing")?;
     let image = runtime.block_on(image(&engine, name, &platform, &args.pull))?;
     let request = request(&args, command)?;
-    let io = ProcessIo { stdin: if args.interactive { Input::Inherit } else { Input::Null }, ..ProcessIo::inherit() };
+    let io = ProcessIo {
+        stdin: if args.interactive {
+            Input::Inherit
+        } else {
+            Input::Null
+        },
+        ..ProcessIo::inherit()
+    };
     let cancel = Cancel::new().context("cannot start")?;
     let ended = runtime.block_on(async {
         forward_signals(&cancel)?;
-        anyhow::Ok(engine.run(&image, &platform, request, io, cancel.clone()).await?)
+        anyhow::Ok(
+            engine
+                .run(&image, &platform, request, io, cancel.clone())
+                .await?,
+        )
     })?;
     for warning in &ended.warnings {
         crate::report::say(&format!("warning: {}: {}", warning.what, warning.why));
@@ -88,7 +116,8 @@ fn start(global: &Global, args: RunArgs) -> Result<u8> {
 fn forward_signals(cancel: &Cancel) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     for number in SIGNALS_FORWARDED {
-        let mut arrivals = signal(SignalKind::from_raw(number)).context("cannot watch for signals")?;
+        let mut arrivals =
+            signal(SignalKind::from_raw(number)).context("cannot watch for signals")?;
         let cancel = cancel.clone();
         tokio::spawn(async move {
             while arrivals.recv().await.is_some() {
@@ -99,20 +128,34 @@ fn forward_signals(cancel: &Cancel) -> Result<()> {
     Ok(())
 }
 
-async fn image(engine: &Engine, name: &str, platform: &Platform, pull: &str) -> Result<StoredImage> {
+async fn image(
+    engine: &Engine,
+    name: &str,
+    platform: &Platform,
+    pull: &str,
+) -> Result<StoredImage> {
     let found = engine.find_image(name);
-    let is_here = found.as_ref().is_ok_and(|image| engine.read_image(image, platform).is_ok());
+    let is_here = found
+        .as_ref()
+        .is_ok_and(|image| engine.read_image(image, platform).is_ok());
     let wanted = match pull {
         "always" => true,
         "missing" => !is_here,
         "never" => false,
-        other => return Err(Usage(format!("--pull `{other}`: always, missing and never are known")).into()),
+        other => {
+            return Err(Usage(format!(
+                "--pull `{other}`: always, missing and never are known"
+            ))
+            .into());
+        }
     };
     if !wanted {
         return Ok(found?);
     }
     let reference = spec::parse_reference(name)?.with_default_tag();
-    let pulled = engine.pull(&reference, platform, Arc::new(ShownTransfers::new(false))).await;
+    let pulled = engine
+        .pull(&reference, platform, Arc::new(ShownTransfers::new(false)))
+        .await;
     pulled.with_context(|| format!("`{name}` is not here"))?;
     Ok(engine.find_image(&reference.to_string())?)
 }
@@ -127,24 +170,50 @@ fn request(args: &RunArgs, command: &[String]) -> Result<ContainerRequest> {
     for path in &args.env_file {
         env.extend(read_env_file(path)?);
     }
-    env.extend(spec::pairs_or_environment(&args.env, "--env", |name| std::env::var(name).ok())?);
+    env.extend(spec::pairs_or_environment(&args.env, "--env", |name| {
+        std::env::var(name).ok()
+    })?);
     Ok(ContainerRequest {
         command: command.to_vec(),
-        entrypoint: args.entrypoint.as_ref().map(|program| match program.is_empty() {
-            true => Vec::new(),
-            false => vec![program.clone()],
-        }),
+        entrypoint: args
+            .entrypoint
+            .as_ref()
+            .map(|program| match program.is_empty() {
+                true => Vec::new(),
+                false => vec![program.clone()],
+            }),
         env,
         workdir: args.workdir.clone(),
         user: args.user.clone(),
-        volumes: args.volume.iter().map(|text| parse_volume(text)).collect::<Result<_>>()?,
-        tmpfs: args.tmpfs.iter().map(|text| parse_tmpfs(text)).collect::<Result<_>>()?,
+        volumes: args
+            .volume
+            .iter()
+            .map(|text| parse_volume(text))
+            .collect::<Result<_>>()?,
+        tmpfs: args
+            .tmpfs
+            .iter()
+            .map(|text| parse_tmpfs(text))
+            .collect::<Result<_>>()?,
         no_network,
         hostname: args.hostname.clone().unwrap_or_default(),
-        extra_hosts: args.add_host.iter().map(|text| spec::parse_host(text)).collect::<Result<_>>()?,
+        extra_hosts: args
+            .add_host
+            .iter()
+            .map(|text| spec::parse_host(text))
+            .collect::<Result<_>>()?,
         limits: limits(args)?,
-        ulimits: args.ulimit.iter().map(|text| spec::parse_ulimit(text)).collect::<Result<_>>()?,
-        shm_bytes: args.shm_size.as_deref().map(units::parse_bytes).transpose().context("--shm-size")?,
+        ulimits: args
+            .ulimit
+            .iter()
+            .map(|text| spec::parse_ulimit(text))
+            .collect::<Result<_>>()?,
+        shm_bytes: args
+            .shm_size
+            .as_deref()
+            .map(units::parse_bytes)
+            .transpose()
+            .context("--shm-size")?,
         readonly: args.read_only,
         privileged: args.privileged,
         init: args.init,
@@ -154,12 +223,20 @@ fn request(args: &RunArgs, command: &[String]) -> Result<ContainerRequest> {
 
 fn limits(args: &RunArgs) -> Result<Limits> {
     let quota = |cpus: f64| {
-        anyhow::ensure!((0.001..=1e6).contains(&cpus), "--cpus `{cpus}`: out of range");
+        anyhow::ensure!(
+            (0.001..=1e6).contains(&cpus),
+            "--cpus `{cpus}`: out of range"
+        );
         #[expect(clippy::cast_possible_truncation, reason = "the range was checked")]
         Ok((cpus * 100_000.0) as i64)
     };
     Ok(Limits {
-        memory_bytes: args.memory.as_deref().map(units::parse_bytes).transpose().context("--memory")?,
+        memory_bytes: args
+            .memory
+            .as_deref()
+            .map(units::parse_bytes)
+            .transpose()
+            .context("--memory")?,
         cpu_quota_us: args.cpus.map(quota).transpose()?,
         cpu_period_us: args.cpus.map(|_| 100_000),
         pids_max: args.pids_limit.and_then(|limit| u64::try_from(limit).ok()),
@@ -168,7 +245,8 @@ fn limits(args: &RunArgs) -> Result<Limits> {
 }
 
 fn read_env_file(path: &PathBuf) -> Result<Vec<(String, String)>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("--env-file `{}`", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--env-file `{}`", path.display()))?;
     let lines: Vec<String> = text
         .lines()
         .map(str::trim_start)
@@ -202,7 +280,11 @@ fn parse_volume(text: &str) -> Result<ContainerVolume> {
         }
     }
     let source = std::path::absolute(source).with_context(|| format!("--volume `{text}`"))?;
-    Ok(ContainerVolume { source, target: target.to_owned(), readonly })
+    Ok(ContainerVolume {
+        source,
+        target: target.to_owned(),
+        readonly,
+    })
 }
 
 /// `TARGET[:size=BYTES,mode=MODE]`.
@@ -211,11 +293,17 @@ fn parse_tmpfs(text: &str) -> Result<(String, Option<u64>, u32)> {
     let mut parsed = (target.to_owned(), None, 0o1777);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
-            Some(("size", size)) => parsed.1 = Some(units::parse_bytes(size).with_context(|| format!("--tmpfs `{text}`"))?),
-            Some(("mode", mode)) => {
-                parsed.2 = u32::from_str_radix(mode, 8).with_context(|| format!("--tmpfs `{text}`: mode `{mode}`"))?;
+            Some(("size", size)) => {
+                parsed.1 =
+                    Some(units::parse_bytes(size).with_context(|| format!("--tmpfs `{text}`"))?);
             }
-            _ => return Err(Usage(format!("--tmpfs `{text}`: `{option}` is not supported")).into()),
+            Some(("mode", mode)) => {
+                parsed.2 = u32::from_str_radix(mode, 8)
+                    .with_context(|| format!("--tmpfs `{text}`: mode `{mode}`"))?;
+            }
+            _ => {
+                return Err(Usage(format!("--tmpfs `{text}`: `{option}` is not supported")).into());
+            }
         }
     }
     Ok(parsed)
@@ -228,7 +316,10 @@ mod tests {
     #[test]
     fn volumes() {
         let volume = parse_volume("/a:/b:ro").unwrap();
-        assert_eq!((volume.source, volume.target.as_str(), volume.readonly), (PathBuf::from("/a"), "/b", true));
+        assert_eq!(
+            (volume.source, volume.target.as_str(), volume.readonly),
+            (PathBuf::from("/a"), "/b", true)
+        );
         for bad in ["/a", "/a:b", "name:/b", "/a:/b:zz", "a:b:c:d"] {
             assert!(parse_volume(bad).is_err(), "{bad}");
         }
@@ -236,7 +327,10 @@ mod tests {
 
     #[test]
     fn tmpfs() {
-        assert_eq!(parse_tmpfs("/t:size=1m,mode=755").unwrap(), ("/t".to_owned(), Some(1 << 20), 0o755));
+        assert_eq!(
+            parse_tmpfs("/t:size=1m,mode=755").unwrap(),
+            ("/t".to_owned(), Some(1 << 20), 0o755)
+        );
         assert!(parse_tmpfs("/t:nope").is_err());
     }
 }

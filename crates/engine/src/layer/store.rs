@@ -50,6 +50,14 @@ impl LayerStore {
         layer
     }
 
+    /// A layer whose directory is about to be kept, by its index.
+    pub(crate) fn indexed(&self, index: LayerIndex) -> Arc<Layer> {
+        let key = LayerKey::Made(index.layer_id());
+        let layer = self.recorded(key, Timestamp::now());
+        let _ = layer.index.set(Arc::new(index));
+        layer
+    }
+
     /// A layer that some step made, now or earlier, by its key.
     pub(crate) fn recorded(&self, key: LayerKey, created: Timestamp) -> Arc<Layer> {
         self.share(key, |key| Layer::new(key, created, None))
