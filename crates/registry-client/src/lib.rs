@@ -51,6 +51,7 @@ mod secret;
 mod session;
 mod source;
 mod transport;
+mod web;
 
 pub use client::{Client, ClientOptions, MAX_CONCURRENCY_DEFAULT};
 pub use config::{
@@ -70,3 +71,4 @@ pub use retry::RetryPolicy;
 pub use secret::Secret;
 pub use source::{BlobReader, BlobSource, FileSource};
 pub use transport::{Proxy, Timeouts, TransportError, TransportFailure};
+pub use web::{WebAnswer, WebError};

@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use url::Url;
 
 use crate::config::RegistriesConfig;
-use crate::{Error, Result};
+use crate::{Error, Result, WebError};
 
 pub(crate) use answer::{Answer, clean};
 pub(crate) use body::{Body, SourceBody};
@@ -234,6 +234,26 @@ impl Transport {
                 what: request.what.clone(),
                 failure,
             }),
+        }
+    }
+
+    /// Sends one request to a host that is no registry; follows no redirect.
+    pub(crate) async fn get_abroad(
+        &self,
+        request: &Request,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answer, WebError> {
+        let client = self
+            .client_abroad(&request.url, request.lane)
+            .map_err(|error| match error {
+                Error::Config(error) => WebError::Config(error),
+                _ => WebError::Url,
+            })?;
+        let host = authority_of(&request.url);
+        let built = to_reqwest(request, authorization);
+        match self.deliver(&client, built, &request.body).await {
+            Ok(response) => Ok(Answer::new(response, host, true, self.timeouts.idle)),
+            Err(failure) => Err(WebError::Unreachable { host, failure }),
         }
     }
 
