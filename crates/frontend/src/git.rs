@@ -22,6 +22,8 @@ pub(crate) struct GitUrl {
     pub(crate) keep_git_dir: Option<bool>,
     /// Check submodules out, if said.
     pub(crate) submodules: Option<bool>,
+    /// Fetch the commit that the checksum names, wherever the reference points now.
+    pub(crate) fetch_by_commit: bool,
 }
 
 /// What is wrong with a repository's query.
@@ -57,6 +59,14 @@ pub enum GitUrlError {
     /// Both `branch` and `tag`.
     #[error("branch conflicts with tag")]
     BranchAndTag,
+}
+
+/// The repository that a context's URL names; nothing if it is no repository.
+///
+/// # Errors
+/// When its query says what there is not.
+pub fn git_source(url: &str) -> Option<Result<GitSource, GitUrlError>> {
+    Some(parse(url)?.map(GitUrl::into_source))
 }
 
 /// Reads a repository reference; nothing if it is no such thing but a path or URL of a file.
@@ -145,9 +155,8 @@ impl GitUrl {
                 "checksum" | "commit" => self.checksum = Some(value.clone()),
                 "keep-git-dir" => self.keep_git_dir = Some(truth(key, value)?),
                 "submodules" => self.submodules = Some(truth(key, value)?),
-                // A hint for fetching; what is fetched is the same.
-                "fetch-by-commit" => drop(truth(key, value)?),
-                // Times of files are not part of what is built from a repository.
+                "fetch-by-commit" => self.fetch_by_commit = truth(key, value)?,
+                // Files always have the time of their commit.
                 "mtime" if matches!(value.as_str(), "checkout" | "commit") => {}
                 "mtime" => {
                     return Err(GitUrlError::Invalid {
@@ -174,9 +183,11 @@ impl GitUrl {
 
     /// The source that this names.
     pub(crate) fn into_source(self) -> GitSource {
+        let whole = self.checksum.as_ref().filter(|sum| is_whole_commit(sum));
+        let commit = whole.filter(|_| self.fetch_by_commit).cloned();
         GitSource {
             remote: self.remote,
-            reference: self.reference,
+            reference: commit.unwrap_or(self.reference),
             commit: None,
             checksum: self.checksum,
             subdir: self.subdirectory,
@@ -184,6 +195,11 @@ impl GitUrl {
             submodules: self.submodules.unwrap_or(true),
         }
     }
+}
+
+/// A commit's whole name, of SHA-1 or SHA-256.
+fn is_whole_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn set_once(what: &'static str, field: &mut String, value: &str) -> Result<(), GitUrlError> {
@@ -268,6 +284,19 @@ mod tests {
         assert_eq!(
             error("https://h/r.git?submodules=x"),
             "invalid submodules value: \"x\""
+        );
+    }
+
+    #[test]
+    fn a_commit_can_be_fetched_wherever_its_branch_is_now() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let url = format!("https://h/r.git?ref=main&checksum={commit}&fetch-by-commit=");
+        let reference = |text: &str| good(text).into_source().reference;
+        assert_eq!(reference(&url.replace("=main", "=v1")), commit);
+        assert_eq!(reference(&format!("{url}0")), "main");
+        assert_eq!(
+            reference("https://h/r.git?ref=main&checksum=0123&fetch-by-commit"),
+            "main"
         );
     }
 

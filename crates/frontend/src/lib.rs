@@ -83,7 +83,7 @@ pub use error::{
     ENVIRONMENT_BYTES_MAX, HISTORY_BYTES_MAX, INSTRUCTIONS_MAX, Location, LowerError, Problem,
 };
 pub use expose::PortError;
-pub use git::GitUrlError;
+pub use git::{GitUrlError, git_source};
 pub use lowered::{BaseImage, FollowPaths, Lowered, LoweredPlatform, UsedStage};
 pub use options::{
     BuildOptions, ContextSource, ImageResolveMode, MainContext, NamedContext, NoCache,
