@@ -35,6 +35,10 @@ pub enum Event {
     Planned {
         /// The vertices that the targets reach.
         vertices: usize,
+        /// The keys by which the results of those of them that are no sources can be
+        /// found later, in no order: for who copies records to another cache.
+        #[serde(skip)]
+        definitions: Vec<(VertexId, CacheKey)>,
     },
     /// The work of a vertex begins.
     Started {

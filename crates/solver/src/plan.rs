@@ -132,6 +132,14 @@ impl Plan {
         self.vertices.get(id.index())?.as_ref()
     }
 
+    /// The definition keys of what the targets need.
+    pub(crate) fn definitions(&self) -> Vec<(VertexId, CacheKey)> {
+        let known = self.vertices.iter().zip(0..);
+        known
+            .filter_map(|(planned, id)| Some((VertexId(id), planned.as_ref()?.definition?)))
+            .collect()
+    }
+
     /// How many vertices the targets need.
     pub(crate) fn len(&self) -> usize {
         self.vertices.iter().flatten().count()

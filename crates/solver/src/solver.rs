@@ -126,7 +126,10 @@ impl<T: Clone + Send + Sync + 'static> Solver<T> {
             None => return Err(SolveError::Canceled),
         };
         let vertices = plan.len();
-        request.events.emit(Event::Planned { vertices });
+        request.events.emit(Event::Planned {
+            vertices,
+            definitions: plan.definitions(),
+        });
         Build::new(id, self.shared.clone(), request, plan, stop)
             .run()
             .await
