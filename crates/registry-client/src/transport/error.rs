@@ -87,6 +87,8 @@ impl fmt::Display for TransportError {
     }
 }
 
+impl StdError for TransportError {}
+
 impl From<reqwest::Error> for TransportError {
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();
