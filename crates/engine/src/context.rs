@@ -19,6 +19,7 @@ const IGNORE_BYTES_MAX: u64 = 4 << 20;
 /// A scanned directory.
 #[derive(Debug)]
 pub(crate) struct LocalTree {
+    directory: PathBuf,
     tree: ContextTree,
     cache: StatCacheFile,
 }
@@ -47,12 +48,23 @@ impl LocalTree {
             "context `{}`",
             directory.display()
         )))?;
-        Ok(Self { tree, cache })
+        Ok(Self {
+            directory: directory.to_owned(),
+            tree,
+            cache,
+        })
     }
 
     /// The files.
     pub(crate) fn tree(&self) -> &ContextTree {
         &self.tree
+    }
+
+    /// Whether a path that the tree does not have is in the directory all the same: the
+    /// ignore file hides it.
+    pub(crate) fn hides(&self, path: &str) -> bool {
+        let path = self.directory.join(path.trim_start_matches('/'));
+        path.symlink_metadata().is_ok()
     }
 
     /// What the scan left out or changed.

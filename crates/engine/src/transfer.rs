@@ -4,6 +4,7 @@
 //! is not moved. A manifest is stored or pushed after all that it names, and a name is
 //! given last: a broken transfer leaves no half image, and what arrived is not fetched again.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use longshore_content::StateRoot;
-use longshore_oci::{DOCUMENT_BYTES_MAX, Descriptor, Digest, Document, Manifest, Platform, Reference, media_type};
+use longshore_oci::{
+    DOCUMENT_BYTES_MAX, Descriptor, Digest, Document, Manifest, Platform, Reference, media_type,
+};
 use longshore_registry_client::{Client, FileSource, MANIFEST_ACCEPT, Repository, UploadOptions};
 use tokio::task::spawn_blocking;
 
@@ -62,7 +65,11 @@ pub(crate) async fn resolve(
         match parse_document(&name, &bytes, &descriptor.media_type)? {
             Document::Manifest(manifest) => {
                 fetch_blob(root, client, reference, &manifest.config).await?;
-                return Ok(Resolved { top, descriptor, manifest });
+                return Ok(Resolved {
+                    top,
+                    descriptor,
+                    manifest,
+                });
             }
             Document::Index(index) => {
                 descriptor = select_platform(&name, &index.manifests, platform)?.clone();
@@ -71,7 +78,38 @@ pub(crate) async fn resolve(
             }
         }
     }
-    Err(EngineError::Archive(format!("`{name}`: indexes are nested more than {INDEX_DEPTH_MAX} deep")))
+    Err(EngineError::Archive(format!(
+        "`{name}`: indexes are nested more than {INDEX_DEPTH_MAX} deep"
+    )))
+}
+
+/// What [`resolve`] finds, without asking the registry: where the reference has a digest and
+/// the documents that it names are here, nobody could say anything else.
+pub(crate) fn resolve_here(
+    root: &StateRoot,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Option<Resolved>, EngineError> {
+    let Some(digest) = reference.digest() else {
+        return Ok(None);
+    };
+    let (images, name) = (ImageStore::new(root.clone()), reference.familiar());
+    let top = Descriptor::new("", digest, 0);
+    let found = images
+        .manifest_for(&name, &top, platform)
+        .and_then(|(descriptor, manifest)| {
+            images.config(&name, &manifest)?;
+            Ok((descriptor, manifest))
+        });
+    match found {
+        Ok((descriptor, manifest)) => Ok(Some(Resolved {
+            top,
+            descriptor,
+            manifest,
+        })),
+        Err(EngineError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Pulls an image for `platform`, and names it as it was asked for.
@@ -82,11 +120,26 @@ pub(crate) async fn pull(
     platform: &Platform,
 ) -> Result<Pulled, EngineError> {
     let reference = reference.clone().with_default_tag();
-    let lease = root.leases().start(&format!("pull {}", reference.familiar()), LEASE);
+    let lease = root
+        .leases()
+        .start(&format!("pull {}", reference.familiar()), LEASE);
     let resolved = resolve(root, client, &reference, platform).await?;
-    let digests: Vec<Digest> = resolved.manifest.layers.iter().map(|layer| layer.digest).collect();
-    lease.add_blobs(digests.iter().chain([&resolved.top.digest, &resolved.descriptor.digest]))?;
-    let layers = resolved.manifest.layers.iter().filter(|layer| !media_type::is_foreign_layer(&layer.media_type));
+    let digests: Vec<Digest> = resolved
+        .manifest
+        .layers
+        .iter()
+        .map(|layer| layer.digest)
+        .collect();
+    lease.add_blobs(
+        digests
+            .iter()
+            .chain([&resolved.top.digest, &resolved.descriptor.digest]),
+    )?;
+    let layers = resolved
+        .manifest
+        .layers
+        .iter()
+        .filter(|layer| !media_type::is_foreign_layer(&layer.media_type));
     let fetched: Vec<u64> = stream::iter(layers)
         .map(|layer| fetch_blob(root, client, &reference, layer))
         .buffer_unordered(BLOBS_AT_ONCE)
@@ -94,7 +147,11 @@ pub(crate) async fn pull(
         .await?;
     let (images, name, top) = (root.images(), reference.to_string(), resolved.top.clone());
     spawn_blocking(move || images.set(&name, &top)).await??;
-    Ok(Pulled { descriptor: resolved.top, manifest: resolved.descriptor, fetched_bytes: fetched.iter().sum() })
+    Ok(Pulled {
+        descriptor: resolved.top,
+        manifest: resolved.descriptor,
+        fetched_bytes: fetched.iter().sum(),
+    })
 }
 
 /// Fetches a blob unless it is here; how many bytes that took.
@@ -108,14 +165,18 @@ pub(crate) async fn fetch_blob(
     if spawn_blocking(move || store.publish(&digest)).await?? {
         return Ok(0);
     }
-    let mut stream = client.fetch_blob(&Repository::of(repository), descriptor, 0).await?;
+    let mut stream = client
+        .fetch_blob(&Repository::of(repository), descriptor, 0)
+        .await?;
     // The disk is written to by one thread, a few pieces behind the network.
     let (pieces, mut arriving) = tokio::sync::mpsc::channel::<Bytes>(PIECES_AHEAD);
     let (store, path) = (root.blobs().clone(), root.path().to_owned());
     let written = spawn_blocking(move || {
         let mut writer = store.writer_by(digest.algorithm())?;
         while let Some(piece) = arriving.blocking_recv() {
-            writer.write_all(&piece).map_err(EngineError::io("write a blob below", &path))?;
+            writer
+                .write_all(&piece)
+                .map_err(EngineError::io("write a blob below", &path))?;
         }
         Ok::<_, EngineError>(writer)
     });
@@ -165,17 +226,25 @@ pub(crate) async fn push(
         client: client.clone(),
         repository: Repository::of(target),
         name: image_name(image),
+        elsewhere: blobs_elsewhere(root, target, platform)?,
     };
-    let lease = root.leases().start(&format!("push {}", target.familiar()), LEASE);
+    let lease = root
+        .leases()
+        .start(&format!("push {}", target.familiar()), LEASE);
     lease.add_blobs([&image.descriptor.digest])?;
     let descriptor = pusher.what_to_push(&image.descriptor, platform)?;
-    if target.digest().is_some_and(|digest| digest != descriptor.digest) {
+    if target
+        .digest()
+        .is_some_and(|digest| digest != descriptor.digest)
+    {
         return Err(EngineError::NotPushable {
             reference: Box::new(target.clone()),
             reason: format!("the image's digest is {}", descriptor.digest),
         });
     }
-    pusher.push_document(descriptor.clone(), target.clone().with_default_tag(), 0).await?;
+    pusher
+        .push_document(descriptor.clone(), target.clone().with_default_tag(), 0)
+        .await?;
     Ok(descriptor)
 }
 
@@ -185,10 +254,42 @@ struct Pusher {
     client: Client,
     repository: Repository,
     name: String,
+    /// Blobs that other repositories of the registry are likely to have.
+    elsewhere: HashMap<Digest, Repository>,
+}
+
+/// The blobs of the images that are named after other repositories of `target`'s registry:
+/// what was pushed to or pulled from there can be mounted instead of sent again.
+fn blobs_elsewhere(
+    root: &StateRoot,
+    target: &Reference,
+    platform: &Platform,
+) -> Result<HashMap<Digest, Repository>, EngineError> {
+    let images = ImageStore::new(root.clone());
+    let mut blobs = HashMap::new();
+    for image in images.list()? {
+        let Some(name) = &image.reference else {
+            continue;
+        };
+        if name.domain() != target.domain() || name.path() == target.path() {
+            continue;
+        }
+        // An image that cannot be read is no reason not to push another.
+        let found = images.manifest_for(&image_name(&image), &image.descriptor, platform);
+        let Ok((_, manifest)) = found else { continue };
+        for part in parts_of(&manifest) {
+            blobs.insert(part.digest, Repository::of(name));
+        }
+    }
+    Ok(blobs)
 }
 
 impl Pusher {
-    fn what_to_push(&self, descriptor: &Descriptor, platform: &Platform) -> Result<Descriptor, EngineError> {
+    fn what_to_push(
+        &self,
+        descriptor: &Descriptor,
+        platform: &Platform,
+    ) -> Result<Descriptor, EngineError> {
         if self.is_complete(descriptor, 0)? {
             return Ok(descriptor.clone());
         }
@@ -220,9 +321,18 @@ impl Pusher {
         Ok(true)
     }
 
-    async fn push_document(&self, descriptor: Descriptor, version: Reference, depth: usize) -> Result<(), EngineError> {
-        let bytes =
-            self.images.bytes(&self.name, "manifest", descriptor.digest, DOCUMENT_BYTES_MAX as u64)?;
+    async fn push_document(
+        &self,
+        descriptor: Descriptor,
+        version: Reference,
+        depth: usize,
+    ) -> Result<(), EngineError> {
+        let bytes = self.images.bytes(
+            &self.name,
+            "manifest",
+            descriptor.digest,
+            DOCUMENT_BYTES_MAX as u64,
+        )?;
         match parse_document(&self.name, &bytes, &descriptor.media_type)? {
             Document::Manifest(manifest) => self.push_parts(&manifest).await?,
             Document::Index(index) => {
@@ -236,7 +346,9 @@ impl Pusher {
             empty if empty.is_empty() => media_type::OCI_MANIFEST,
             known => known,
         };
-        self.client.push_manifest(&version, media_type, Bytes::from(bytes)).await?;
+        self.client
+            .push_manifest(&version, media_type, Bytes::from(bytes))
+            .await?;
         Ok(())
     }
 
@@ -252,7 +364,13 @@ impl Pusher {
                     });
                 }
                 let source = Arc::new(FileSource::new(path));
-                self.client.upload_blob(&self.repository, &part, source, &UploadOptions::default()).await?;
+                let options = UploadOptions {
+                    mount_from: self.elsewhere.get(&part.digest).cloned(),
+                    ..UploadOptions::default()
+                };
+                self.client
+                    .upload_blob(&self.repository, &part, source, &options)
+                    .await?;
                 Ok(())
             })
             .buffer_unordered(BLOBS_AT_ONCE)
@@ -263,7 +381,10 @@ impl Pusher {
 
 /// The blobs that a registry must hold before the manifest.
 fn parts_of(manifest: &Manifest) -> Vec<Descriptor> {
-    let layers = manifest.layers.iter().filter(|layer| !media_type::is_foreign_layer(&layer.media_type));
+    let layers = manifest
+        .layers
+        .iter()
+        .filter(|layer| !media_type::is_foreign_layer(&layer.media_type));
     let mut parts: Vec<Descriptor> = layers.chain([&manifest.config]).cloned().collect();
     parts.sort_by_key(|part| part.digest);
     parts.dedup_by_key(|part| part.digest);

@@ -26,9 +26,14 @@ pub(crate) struct Resolver {
 impl Resolver {
     fn remember(&self, descriptor: &Descriptor, repository: &Reference) -> Result<(), EngineError> {
         self.lease.add_blobs([&descriptor.digest])?;
-        let source =
-            ResolvedSource { repository: repository.without_version(), media_type: descriptor.media_type.clone() };
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(descriptor.digest, source);
+        let source = ResolvedSource {
+            repository: repository.without_version(),
+            media_type: descriptor.media_type.clone(),
+        };
+        self.found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(descriptor.digest, source);
         Ok(())
     }
 
@@ -38,10 +43,15 @@ impl Resolver {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<Option<(Digest, PlatformImage)>, EngineError> {
-        let (store, root) = (ImageStore::new(self.engine.root().clone()), self.engine.root().clone());
+        let (store, root) = (
+            ImageStore::new(self.engine.root().clone()),
+            self.engine.root().clone(),
+        );
         let (reference, platform) = (reference.clone(), platform.clone());
         spawn_blocking(move || {
-            let Some(image) = store.by_reference(&reference)? else { return Ok(None) };
+            let Some(image) = store.by_reference(&reference)? else {
+                return Ok(None);
+            };
             match store.read(&image, &platform) {
                 // A manifest without an index is taken as it is; the build check warns of it.
                 Ok(found) => {
@@ -59,15 +69,38 @@ impl Resolver {
         .await?
     }
 
-    async fn remote(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, EngineError> {
+    /// The documents come from the registry; its layers when something needs them.
+    async fn remote(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        mode: ImageResolveMode,
+    ) -> Result<ResolvedImage, EngineError> {
         let name = reference.familiar();
-        self.progress.emit(ProgressEvent::Note(format!("resolving {name} for {platform}")));
         let engine = &self.engine;
-        let resolved = crate::transfer::resolve(engine.root(), engine.registry(), reference, platform).await?;
+        let here = match mode {
+            ImageResolveMode::ForcePull => None,
+            _ => crate::transfer::resolve_here(engine.root(), reference, platform)?,
+        };
+        let resolved = match here {
+            Some(resolved) => resolved,
+            None => {
+                self.progress.emit(ProgressEvent::Note(format!(
+                    "resolving {name} for {platform}"
+                )));
+                let (root, registry) = (engine.root(), engine.registry());
+                crate::transfer::resolve(root, registry, reference, platform).await?
+            }
+        };
         self.remember(&resolved.descriptor, reference)?;
         let store = ImageStore::new(engine.root().clone());
         let limit = longshore_oci::DOCUMENT_BYTES_MAX as u64;
-        let bytes = store.bytes(&name, "configuration", resolved.manifest.config.digest, limit)?;
+        let bytes = store.bytes(
+            &name,
+            "configuration",
+            resolved.manifest.config.digest,
+            limit,
+        )?;
         Ok(ResolvedImage {
             reference: reference.clone(),
             digest: Some(resolved.top.digest),
@@ -96,10 +129,13 @@ impl ImageResolver for Resolver {
                 config: image.config,
             });
         }
-        Ok(self.remote(reference, platform).await?)
+        Ok(self.remote(reference, platform, mode).await?)
     }
 
-    async fn resolve_layout(&self, source: &OciLayoutSource) -> Result<ResolvedImage, ResolveError> {
+    async fn resolve_layout(
+        &self,
+        source: &OciLayoutSource,
+    ) -> Result<ResolvedImage, ResolveError> {
         let (root, source) = (self.engine.root().clone(), source.clone());
         let platform = source.platform.clone();
         let found = spawn_blocking(move || {
