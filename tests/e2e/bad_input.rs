@@ -144,7 +144,20 @@ fn a_failing_step_shows_its_last_lines_and_its_code() {
             "Dockerfile",
             "FROM busybox\nRUN echo fine\nRUN echo last words >&2; \\\n    exit 23\n",
         )],
-        expect![[""]],
+        expect![[r#"
+            ------
+             > [3/3] RUN echo last words >&2;     exit 23:
+            last words
+            ------
+            error: `[3/3] RUN echo last words >&2;     exit 23` failed: process "/bin/sh -c echo last words >&2;     exit 23" did not complete successfully: exit code: 23
+            Dockerfile:3
+            --------------------
+               1 |     FROM busybox
+               2 |     RUN echo fine
+               3 | >>> RUN echo last words >&2; \
+               4 | >>>     exit 23
+            --------------------
+        "#]],
     );
 }
 
@@ -237,7 +250,7 @@ fn contexts_and_dockerfiles_that_are_not_there_are_named() {
     sandbox
         .run(["build", "-f", "Other.Dockerfile", empty.to_str().unwrap()])
         .failure(1, &["Other.Dockerfile"]);
-    sandbox.fail_to_build(&[("Dockerfile", "")], 1, &["empty"]);
+    sandbox.fail_to_build(&[("Dockerfile", "")], 1, &["no instructions"]);
     sandbox.fail_to_build(
         &[("Dockerfile", "# a comment alone\n")],
         1,
