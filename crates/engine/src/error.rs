@@ -42,6 +42,9 @@ pub enum EngineError {
     /// A layer's directory failed.
     #[error(transparent)]
     Snapshot(#[from] longshore_snapshot::SnapshotError),
+    /// A file or repository cannot be fetched.
+    #[error(transparent)]
+    Remote(Box<crate::RemoteError>),
     /// A file failed.
     #[error("cannot {doing} `{}`: {source}", path.display())]
     Io {
@@ -147,7 +150,11 @@ pub enum EngineError {
 
 impl EngineError {
     pub(crate) fn diff_id(blob: Digest, actual: Digest, expected: Digest) -> Self {
-        Self::DiffId(Box::new(DiffIdMismatch { blob, actual, expected }))
+        Self::DiffId(Box::new(DiffIdMismatch {
+            blob,
+            actual,
+            expected,
+        }))
     }
 
     /// Whose business it is.
@@ -165,10 +172,13 @@ impl EngineError {
                 ErrorClass::User
             }
             // A file that a person named and that is not there.
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ErrorClass::User,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ErrorClass::User
+            }
             Self::Content(_) | Self::Io { .. } | Self::Snapshot(_) | Self::Run(_) => {
                 ErrorClass::Environment
             }
+            Self::Remote(error) => error.class(),
             Self::TaskLost(_) => ErrorClass::Internal,
             _ => ErrorClass::User,
         }
@@ -194,5 +204,11 @@ impl EngineError {
             layer,
             source: Box::new(source),
         }
+    }
+}
+
+impl From<crate::RemoteError> for EngineError {
+    fn from(error: crate::RemoteError) -> Self {
+        Self::Remote(Box::new(error))
     }
 }

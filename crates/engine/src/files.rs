@@ -2,7 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// The content of a regular file of at most `limit_bytes`; a pipe or a device is refused
 /// rather than waited for.
@@ -10,14 +13,48 @@ use std::path::Path;
 /// # Errors
 /// When it cannot be read, is no regular file, or is larger.
 pub(crate) fn read_regular(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
-    let meta = std::fs::metadata(path)?;
-    if !meta.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(not_regular());
     }
+    read_at_most(File::open(path)?, limit_bytes)
+}
+
+/// As [`read_regular`], below a directory that is taken for the root: no link leads out of it.
+///
+/// # Errors
+/// As [`read_regular`].
+pub(crate) fn read_beneath(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    limit_bytes: u64,
+) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = File::from(rustix::fs::openat2(
+        root,
+        path,
+        flags,
+        Mode::empty(),
+        resolve,
+    )?);
+    if !file.metadata()?.is_file() {
+        return Err(not_regular());
+    }
+    read_at_most(file, limit_bytes)
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+}
+
+fn read_at_most(file: File, limit_bytes: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit_bytes + 1).read_to_end(&mut bytes)?;
+    file.take(limit_bytes + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit_bytes {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit_bytes} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("larger than {limit_bytes} bytes"),
+        ));
     }
     Ok(bytes)
 }

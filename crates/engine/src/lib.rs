@@ -38,8 +38,9 @@ pub use image::{PlatformImage, StoredImage};
 pub use import::ImportRequest;
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};
 pub use progress::{NoProgress, ProgressEvent, ProgressSink};
+pub use remote::RemoteError;
 pub use request::{
-    BuildRequest, ContextSpec, DockerfileSpec, Entitlements, GZIP_LEVEL_DEFAULT, LayerCompression, OutputKind,
-    OutputSpec, SecretSource, ZSTD_LEVEL_DEFAULT,
+    BuildRequest, ContextSpec, DockerfileSpec, Entitlements, GZIP_LEVEL_DEFAULT, LayerCompression,
+    OutputKind, OutputSpec, SecretSource, ZSTD_LEVEL_DEFAULT,
 };
 pub use transfer::Pulled;

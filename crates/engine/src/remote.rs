@@ -1,39 +1,113 @@
 //! Sources from other machines: files by URL, git repositories.
+//!
+//! ```text
+//!   URL ──GET, revalidated──► blob ──► layer of one file
+//!   git ──ls-remote──► commit ──fetch──► mirror ──checkout──► layer's directory
+//! ```
+//! Invariant: within one build a URL has one content and a reference one commit, whoever
+//! asks and how often; what a step is keyed by is what it gets.
 
-use longshore_graph::{GitSource, HttpSource, Source};
+mod checkout;
+mod commit;
+mod download;
+mod error;
+mod git;
+mod http;
+mod mirror;
+mod record;
+mod shown;
 
-use crate::tree::Tree;
-use crate::{Engine, EngineError};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-fn unsupported(what: &str, name: &str) -> EngineError {
-    EngineError::Invalid(format!("`{name}`: {what} is not supported yet"))
+use longshore_content::Lease;
+use longshore_graph::Source;
+use longshore_solver::StepContext;
+use tokio::sync::OnceCell;
+
+pub use error::RemoteError;
+pub(crate) use http::HttpContext;
+pub(crate) use shown::without_password;
+
+use self::checkout::Checkout;
+use self::commit::Commit;
+use self::download::Download;
+use crate::{BuildRequest, Engine, EngineError, SecretSource};
+
+/// The sources of one build.
+pub(crate) struct Remotes {
+    engine: Engine,
+    lease: Arc<Lease>,
+    secrets: BTreeMap<String, SecretSource>,
+    ssh_agents: BTreeMap<String, PathBuf>,
+    downloads: Memo<Arc<Download>>,
+    commits: Memo<Commit>,
+    checkouts: Memo<Checkout>,
+    /// The URL of the main context, where it is an archive.
+    context_archive: OnceLock<String>,
 }
 
-/// One file from a URL, as a tree.
-pub(crate) async fn http(_engine: &Engine, source: &HttpSource) -> Result<Tree, EngineError> {
-    Err(unsupported("ADD from a URL", &source.url))
+impl fmt::Debug for Remotes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remotes").finish_non_exhaustive()
+    }
 }
 
-/// What identifies the file at a URL now.
-pub(crate) async fn pin_http(_engine: &Engine, source: &HttpSource) -> Result<String, EngineError> {
-    Err(unsupported("ADD from a URL", &source.url))
+impl Remotes {
+    /// Nothing was asked for yet. What comes is kept by `lease`.
+    pub(crate) fn new(engine: Engine, request: &BuildRequest, lease: Arc<Lease>) -> Self {
+        Self {
+            engine,
+            lease,
+            secrets: request.secrets.clone(),
+            ssh_agents: request.ssh_agents.clone(),
+            downloads: Memo::default(),
+            commits: Memo::default(),
+            checkouts: Memo::default(),
+            context_archive: OnceLock::new(),
+        }
+    }
+
+    /// When a source's content was made, seconds since 1970; nothing where it has no such time.
+    pub(crate) async fn time_of(&self, source: &Source) -> Result<Option<i64>, EngineError> {
+        match source {
+            Source::Git(git) => Ok(Some(self.checkout(git).await?.time_s)),
+            Source::Http(http) => self.time_of_download(http).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// The value of the first of these secrets that there is.
+    async fn secret(&self, ids: &[String]) -> Result<Option<(usize, String)>, EngineError> {
+        for (at, id) in ids.iter().enumerate() {
+            if let Some(secret) = self.secrets.get(id) {
+                let value = String::from_utf8(secret.read().await?);
+                let value = value.map_err(|_| EngineError::Invalid(format!("secret {id}: not text")))?;
+                return Ok(Some((at, value.trim().to_owned())));
+            }
+        }
+        Ok(None)
+    }
 }
 
-/// A repository's work tree.
-pub(crate) async fn git(_engine: &Engine, source: &GitSource) -> Result<Tree, EngineError> {
-    Err(unsupported("a git source", &source.remote))
+/// Who is told how far a source has come: the step that wants it, where it is for one.
+pub(crate) type Watcher<'a> = Option<&'a StepContext>;
+
+/// Makes each value once.
+struct Memo<V>(Mutex<HashMap<String, Arc<OnceCell<V>>>>);
+
+impl<V> Default for Memo<V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
 }
 
-/// The commit that a git source stands for now.
-pub(crate) async fn pin_git(_engine: &Engine, source: &GitSource) -> Result<String, EngineError> {
-    Err(unsupported("a git source", &source.remote))
-}
-
-/// When a source's content was made; nothing where it has no such time.
-pub(crate) async fn source_time(_engine: &Engine, source: &Source) -> Result<Option<i64>, EngineError> {
-    match source {
-        Source::Git(git) => Err(unsupported("a git source", &git.remote)),
-        Source::Http(http) => Err(unsupported("a source from a URL", &http.url)),
-        _ => Ok(None),
+impl<V> Memo<V> {
+    /// The place of a key's value.
+    fn cell(&self, key: &str) -> Arc<OnceCell<V>> {
+        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(cells.entry(key.to_owned()).or_default())
     }
 }

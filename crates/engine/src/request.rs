@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use longshore_graph::{NetworkMode, Resources, Ulimit};
 use longshore_oci::{Platform, Reference};
 
+/// The largest secret: BuildKit's limit.
+const SECRET_BYTES_MAX: u64 = 500 * 1024;
+
 /// A build: where its files are, what is made of them and where that goes.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
@@ -111,6 +114,21 @@ impl std::fmt::Debug for SecretSource {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Value(_) => f.write_str("Value(<redacted>)"),
         }
+    }
+}
+
+impl SecretSource {
+    /// The secret's value now.
+    pub(crate) async fn read(&self) -> Result<Vec<u8>, crate::EngineError> {
+        let path = match self {
+            Self::Value(value) => return Ok(value.clone()),
+            Self::File(path) => path.clone(),
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            crate::files::read_regular(&path, SECRET_BYTES_MAX)
+                .map_err(crate::EngineError::io("read", path))
+        });
+        read.await?
     }
 }
 

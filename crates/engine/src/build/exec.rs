@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use longshore_graph::{Exec, Mount, MountKind, NetworkMode, Resources, SecretMount, SecurityMode, SshMount, Ulimit};
+use longshore_graph::{
+    Exec, Mount, MountKind, NetworkMode, Resources, SecretMount, SecurityMode, SshMount, Ulimit,
+};
 use longshore_layers::{LayerIndex, TreeView, diff_upper};
 use longshore_runner::{
-    BindSource, Cancel, Ended, ExtraHost, Limits, MountSource, Network, ProcessIo, ProcessSpec, Rlimit, Rootfs,
-    Secret, Security, Stream,
+    BindSource, Cancel, Ended, ExtraHost, Limits, MountSource, Network, ProcessIo, ProcessSpec,
+    Rlimit, Rootfs, Secret, Security, Stream,
 };
 use longshore_snapshot::{ActiveSnapshot, RootFs, Snapshotter as _, View};
 use longshore_solver::{BoxError, LogStream, StepContext};
@@ -16,12 +18,8 @@ use tokio::task::spawn_blocking;
 
 use super::cache_mount::{CacheDirectories, HeldCache};
 use super::executor::BuildExecutor;
-use crate::SecretSource;
 use crate::layer::Layer;
 use crate::tree::Tree;
-
-/// The largest secret, bytes (BuildKit's limit).
-const SECRET_BYTES_MAX: u64 = 500 * 1024;
 
 /// A command ended with something else than success.
 #[derive(Clone, Debug)]
@@ -38,7 +36,12 @@ pub struct CommandFailed {
 
 impl fmt::Display for CommandFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {:?} did not complete successfully: exit code: {}", self.args.join(" "), self.code)?;
+        write!(
+            f,
+            "process {:?} did not complete successfully: exit code: {}",
+            self.args.join(" "),
+            self.code
+        )?;
         match (self.out_of_memory, self.signal) {
             (true, _) => f.write_str(" (out of memory)"),
             (false, Some(signal)) => write!(f, " (signal {signal})"),
@@ -72,7 +75,11 @@ pub(crate) async fn run(
     inputs: &[Tree],
 ) -> Result<Vec<Tree>, BoxError> {
     check_entitlements(executor, op)?;
-    let root_mount = op.mounts.first().filter(|mount| mount.target == "/").ok_or("a step has no root")?;
+    let root_mount = op
+        .mounts
+        .first()
+        .filter(|mount| mount.target == "/")
+        .ok_or("a step has no root")?;
     let mut root = prepare(executor, root_mount, inputs).await?;
     let mut held = Held::default();
     let mut spec = specification(op, rootfs(root.active.rootfs()?))?;
@@ -82,8 +89,17 @@ pub(crate) async fn run(
     process(executor, ctx, op, spec).await?;
     drop(held);
     let keeps_writes = root_mount.output.is_some();
-    let tree = if keeps_writes { commit(executor, root).await? } else { Tree::Layers(root.layers) };
-    let count = op.mounts.iter().filter_map(|mount| mount.output).max().map_or(1, |highest| highest + 1);
+    let tree = if keeps_writes {
+        commit(executor, root).await?
+    } else {
+        Tree::Layers(root.layers)
+    };
+    let count = op
+        .mounts
+        .iter()
+        .filter_map(|mount| mount.output)
+        .max()
+        .map_or(1, |highest| highest + 1);
     if count > 1 {
         return Err("writable mounts that are kept beside the root are not supported".into());
     }
@@ -100,9 +116,21 @@ fn check_entitlements(executor: &BuildExecutor, op: &Exec) -> Result<(), BoxErro
     Ok(())
 }
 
-async fn prepare(executor: &BuildExecutor, mount: &Mount, inputs: &[Tree]) -> Result<Root, BoxError> {
+async fn prepare(
+    executor: &BuildExecutor,
+    mount: &Mount,
+    inputs: &[Tree],
+) -> Result<Root, BoxError> {
     let layers = match mount.input {
-        Some(at) => executor.as_layers(inputs.get(at).ok_or("a mount names an input that is not there")?).await?,
+        Some(at) => {
+            executor
+                .as_layers(
+                    inputs
+                        .get(at)
+                        .ok_or("a mount names an input that is not there")?,
+                )
+                .await?
+        }
         None => Vec::new(),
     };
     let store = executor.layers();
@@ -110,7 +138,11 @@ async fn prepare(executor: &BuildExecutor, mount: &Mount, inputs: &[Tree]) -> Re
     let view = store.view(&layers).await?;
     let snapshots = Arc::clone(store.snapshots());
     let active = spawn_blocking(move || snapshots.prepare(&parents)).await??;
-    Ok(Root { layers, view, active })
+    Ok(Root {
+        layers,
+        view,
+        active,
+    })
 }
 
 fn rootfs(root: RootFs) -> Rootfs {
@@ -130,7 +162,10 @@ fn specification(op: &Exec, rootfs: Rootfs) -> Result<ProcessSpec, BoxError> {
         }
     }
     let mut spec = ProcessSpec::new(rootfs, op.args.iter().map(String::as_str));
-    spec.env = order.iter().map(|name| format!("{name}={}", env[name])).collect();
+    spec.env = order
+        .iter()
+        .map(|name| format!("{name}={}", env[name]))
+        .collect();
     spec.cwd.clone_from(&op.cwd);
     spec.user.clone_from(&op.user);
     spec.hostname.clone_from(&op.hostname);
@@ -154,8 +189,13 @@ fn specification(op: &Exec, rootfs: Rootfs) -> Result<ProcessSpec, BoxError> {
 /// Lines of a hosts file.
 pub(crate) fn extra_hosts(hosts: &[(String, String)]) -> Result<Vec<ExtraHost>, BoxError> {
     let parse = |(name, address): &(String, String)| {
-        let parsed = address.parse().map_err(|error| format!("host `{name}`: `{address}`: {error}"))?;
-        Ok(ExtraHost { name: name.clone(), address: parsed })
+        let parsed = address
+            .parse()
+            .map_err(|error| format!("host `{name}`: `{address}`: {error}"))?;
+        Ok(ExtraHost {
+            name: name.clone(),
+            address: parsed,
+        })
     };
     hosts.iter().map(parse).collect()
 }
@@ -163,13 +203,19 @@ pub(crate) fn extra_hosts(hosts: &[(String, String)]) -> Result<Vec<ExtraHost>, 
 /// A resource limit as the runner takes it.
 pub(crate) fn rlimit(limit: &Ulimit) -> Result<Rlimit, BoxError> {
     let bound = |value: i64| u64::try_from(value).ok();
-    Ok(Rlimit { resource: limit.name.parse()?, soft: bound(limit.soft), hard: bound(limit.hard) })
+    Ok(Rlimit {
+        resource: limit.name.parse()?,
+        soft: bound(limit.soft),
+        hard: bound(limit.hard),
+    })
 }
 
 fn limits(resources: &Resources) -> Limits {
     let set = |text: &String| (!text.is_empty()).then(|| text.clone());
     Limits {
-        memory_bytes: resources.memory_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+        memory_bytes: resources
+            .memory_bytes
+            .and_then(|bytes| u64::try_from(bytes).ok()),
         memory_swap_bytes: resources.memory_swap_bytes,
         cpu_quota_us: resources.cpu_quota_us,
         cpu_period_us: resources.cpu_period_us,
@@ -190,13 +236,28 @@ async fn add_mount(
 ) -> Result<(), BoxError> {
     let source = match &mount.kind {
         MountKind::Bind => Some(bind(executor, held, mount, inputs).await?),
-        MountKind::Cache { id, sharing, mode, owner } => {
+        MountKind::Cache {
+            id,
+            sharing,
+            mode,
+            owner,
+        } => {
             let seed = match mount.input {
-                Some(at) => Some(executor.as_layers(inputs.get(at).ok_or("a mount names an input that is not there")?).await?),
+                Some(at) => Some(
+                    executor
+                        .as_layers(
+                            inputs
+                                .get(at)
+                                .ok_or("a mount names an input that is not there")?,
+                        )
+                        .await?,
+                ),
                 None => None,
             };
             let caches = CacheDirectories::new(&executor.engine);
-            let cache = caches.hold(id, *sharing, *mode, *owner, seed, &ctx.cancel).await?;
+            let cache = caches
+                .hold(id, *sharing, *mode, *owner, seed, &ctx.cancel)
+                .await?;
             let source = MountSource::Bind {
                 source: BindSource::Path(cache.path().to_owned()),
                 subpath: subpath(&mount.selector),
@@ -206,12 +267,18 @@ async fn add_mount(
             held.caches.push(cache);
             Some(source)
         }
-        MountKind::Tmpfs { size_bytes } => Some(MountSource::Tmpfs { size_bytes: *size_bytes, mode: 0o1777 }),
+        MountKind::Tmpfs { size_bytes } => Some(MountSource::Tmpfs {
+            size_bytes: *size_bytes,
+            mode: 0o1777,
+        }),
         MountKind::Secret(secret) => add_secret(executor, spec, secret).await?,
         MountKind::Ssh(ssh) => add_ssh(executor, spec, ssh, &mount.target)?,
     };
     if let Some(source) = source {
-        spec.mounts.push(longshore_runner::Mount { target: mount.target.clone(), source });
+        spec.mounts.push(longshore_runner::Mount {
+            target: mount.target.clone(),
+            source,
+        });
     }
     Ok(())
 }
@@ -234,7 +301,11 @@ async fn bind(
         Some(None) => return Err("a mount names an input that is not there".into()),
         // Of a context, only what is mounted is put on disk.
         Some(Some(Tree::Local(local))) => {
-            let path = if mount.selector.is_empty() { "/" } else { &mount.selector };
+            let path = if mount.selector.is_empty() {
+                "/"
+            } else {
+                &mount.selector
+            };
             vec![super::file::layer_of_context(store, local, path).await?]
         }
         Some(Some(Tree::Layers(layers))) => layers.clone(),
@@ -256,7 +327,12 @@ async fn bind(
         RootFs::Path(path) => BindSource::Path(path),
         RootFs::Mount(fd) => BindSource::Mount(fd),
     };
-    Ok(MountSource::Bind { source, subpath: subpath(&mount.selector), readonly: mount.readonly, recursive: false })
+    Ok(MountSource::Bind {
+        source,
+        subpath: subpath(&mount.selector),
+        readonly: mount.readonly,
+        recursive: false,
+    })
 }
 
 async fn add_secret(
@@ -265,25 +341,26 @@ async fn add_secret(
     secret: &SecretMount,
 ) -> Result<Option<MountSource>, BoxError> {
     let value = match executor.secrets.get(&secret.id) {
-        Some(SecretSource::Value(value)) => Some(value.clone()),
-        Some(SecretSource::File(path)) => {
-            let path = path.clone();
-            let read = spawn_blocking(move || {
-                crate::files::read_regular(&path, SECRET_BYTES_MAX).map_err(crate::EngineError::io("read", path))
-            });
-            Some(read.await??)
+        Some(source) => source.read().await?,
+        None if secret.required => return Err(format!("secret {}: not found", secret.id).into()),
+        None => {
+            // As BuildKit: the variable is there, and empty.
+            spec.env.extend(secret.env.as_ref().map(|name| format!("{name}=")));
+            return Ok(None);
         }
-        None => None,
-    };
-    let Some(value) = value else {
-        return if secret.required { Err(format!("secret {}: not found", secret.id).into()) } else { Ok(None) };
     };
     if let Some(name) = &secret.env {
-        let text = String::from_utf8(value.clone()).map_err(|_| format!("secret {}: not text", secret.id))?;
+        let text = String::from_utf8(value.clone())
+            .map_err(|_| format!("secret {}: not text", secret.id))?;
         spec.env.push(format!("{name}={text}"));
     }
     let (uid, gid) = secret.owner;
-    Ok(secret.file.then_some(MountSource::File { contents: Secret(value), mode: secret.mode, uid, gid }))
+    Ok(secret.file.then_some(MountSource::File {
+        contents: Secret(value),
+        mode: secret.mode,
+        uid,
+        gid,
+    }))
 }
 
 fn add_ssh(
@@ -293,9 +370,17 @@ fn add_ssh(
     target: &str,
 ) -> Result<Option<MountSource>, BoxError> {
     let Some(socket) = executor.ssh_agents.get(&ssh.id) else {
-        return if ssh.required { Err(format!("unset ssh forward key {}: --ssh {}", ssh.id, ssh.id).into()) } else { Ok(None) };
+        return if ssh.required {
+            Err(format!("unset ssh forward key {}: --ssh {}", ssh.id, ssh.id).into())
+        } else {
+            Ok(None)
+        };
     };
-    if !spec.env.iter().any(|pair| pair.starts_with("SSH_AUTH_SOCK=")) {
+    if !spec
+        .env
+        .iter()
+        .any(|pair| pair.starts_with("SSH_AUTH_SOCK="))
+    {
         spec.env.push(format!("SSH_AUTH_SOCK={target}"));
     }
     Ok(Some(MountSource::Bind {
@@ -307,7 +392,12 @@ fn add_ssh(
 }
 
 /// Runs the process, and waits until it and all that it started are gone.
-async fn process(executor: &BuildExecutor, ctx: &StepContext, op: &Exec, spec: ProcessSpec) -> Result<(), BoxError> {
+async fn process(
+    executor: &BuildExecutor,
+    ctx: &StepContext,
+    op: &Exec,
+    spec: ProcessSpec,
+) -> Result<(), BoxError> {
     let cancel = Cancel::new()?;
     let (runner, step, killer) = (executor.engine.runner(), ctx.clone(), cancel.clone());
     let io = ProcessIo::to_sink(move |stream, bytes| {
@@ -338,8 +428,12 @@ async fn process(executor: &BuildExecutor, ctx: &StepContext, op: &Exec, spec: P
         Ended::Signal(signal) => Some(signal),
         Ended::Code(_) => None,
     };
-    let failed =
-        CommandFailed { args: op.args.clone(), code: status.docker_code(), signal, out_of_memory: status.oom };
+    let failed = CommandFailed {
+        args: op.args.clone(),
+        code: status.docker_code(),
+        signal,
+        out_of_memory: status.oom,
+    };
     Err(Box::new(failed))
 }
 
@@ -353,7 +447,11 @@ impl Drop for KillOnDrop {
 
 /// Keeps what the process changed as a layer.
 async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> {
-    let Root { layers, view, active } = root;
+    let Root {
+        layers,
+        view,
+        active,
+    } = root;
     let (store, epoch) = (Arc::clone(executor.layers()), executor.epoch);
     spawn_blocking(move || {
         let upper = std::fs::File::open(active.upper_path())?;

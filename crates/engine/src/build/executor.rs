@@ -19,6 +19,7 @@ use super::select;
 use crate::context::LocalTree;
 use crate::image::{ImageStore, parse_config};
 use crate::layer::{Layer, LayerStore, RemoteBlob};
+use crate::remote::Remotes;
 use crate::tree::{RecordedLayer, Tree, identity};
 use crate::{Engine, EngineError, Entitlements, LayerCompression, SecretSource};
 
@@ -38,6 +39,8 @@ pub(crate) struct BuildExecutor {
     pub(crate) locals: BTreeMap<String, LocalDirectory>,
     /// The images that names were resolved to, by the platform's manifest.
     pub(crate) images: Arc<Mutex<HashMap<Digest, ResolvedSource>>>,
+    /// Files and repositories of other machines.
+    pub(crate) remotes: Arc<Remotes>,
     pub(crate) secrets: BTreeMap<String, SecretSource>,
     pub(crate) ssh_agents: BTreeMap<String, PathBuf>,
     pub(crate) entitlements: Entitlements,
@@ -147,8 +150,8 @@ impl BuildExecutor {
                 };
                 self.image(&image)
             }
-            Source::Http(http) => crate::remote::http(&self.engine, http).await,
-            Source::Git(git) => crate::remote::git(&self.engine, git).await,
+            Source::Http(http) => self.remotes.http(http, Some(ctx)).await,
+            Source::Git(git) => self.remotes.git_tree(git).await,
         }
     }
 
@@ -219,8 +222,8 @@ impl Executor for BuildExecutor {
                 let layers = self.as_layers(&self.source(ctx, source).await?).await?;
                 return Ok(identity(&layers));
             }
-            Source::Http(http) => crate::remote::pin_http(&self.engine, http).await?,
-            Source::Git(git) => crate::remote::pin_git(&self.engine, git).await?,
+            Source::Http(http) => self.remotes.pin_http(http, Some(ctx)).await?,
+            Source::Git(git) => self.remotes.pin_git(git).await?,
         };
         Ok(blake3::Hash::from(blake3::derive_key("longshore source 1", name.as_bytes())).into())
     }

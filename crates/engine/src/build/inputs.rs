@@ -4,26 +4,26 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use longshore_dockerfile::TEXT_BYTES_MAX;
 use longshore_dockerfile::ignore::Matcher;
 use longshore_frontend::{
     BuildOptions, ContextSource, ImageResolveMode, MainContext, NamedContext, NoCache,
 };
 use longshore_layers::{
-    DecompressLimits, Decompressor, Devices, DirectoryForm, DirectoryOptions, NoLowerLayers, Ownership, TarLimits, unpack,
+    DecompressLimits, Decompressor, Devices, DirectoryForm, DirectoryOptions, NoLowerLayers,
+    Ownership, TarLimits, unpack,
 };
 use longshore_oci::Platform;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use super::executor::LocalDirectory;
+use super::main_context::{Place, whole_git_url};
 use crate::context::ignore_patterns;
-use crate::files::read_regular;
-use crate::{BuildRequest, ContextSpec, DockerfileSpec, Engine, EngineError};
+use crate::remote::Remotes;
+use crate::{BuildRequest, ContextSpec, Engine, EngineError};
 
 /// The name of the main context among the client's directories.
-const CONTEXT: &str = "context";
-const DOCKERFILE: &str = "Dockerfile";
+pub(super) const CONTEXT: &str = "context";
 
 /// What a build reads.
 #[derive(Debug)]
@@ -37,48 +37,55 @@ pub(super) struct Inputs {
     main: ContextSource,
     named: Vec<(String, NamedContext)>,
     ignore: Option<Matcher>,
-    /// Where an archive was unpacked; removed with the build.
-    _unpacked: Option<tempfile::TempDir>,
+    /// Holds what was unpacked; removed with the build.
+    _place: Place,
 }
 
 impl Inputs {
     /// Reads the Dockerfile and the ignore files; scans nothing yet.
-    pub(super) async fn read(engine: &Engine, request: &BuildRequest) -> Result<Self, EngineError> {
-        let (engine, request) = (engine.clone(), request.clone());
-        spawn_blocking(move || Self::read_now(&engine, &request)).await?
+    pub(super) async fn read(
+        engine: &Engine,
+        request: &BuildRequest,
+        remotes: &Remotes,
+    ) -> Result<Self, EngineError> {
+        let place = Place::of(engine, request, remotes).await?;
+        let request = request.clone();
+        spawn_blocking(move || Self::read_now(&request, place)).await?
     }
 
-    fn read_now(engine: &Engine, request: &BuildRequest) -> Result<Self, EngineError> {
-        let mut unpacked = None;
-        let directory = match &request.context {
-            ContextSpec::Empty => None,
-            ContextSpec::Directory(path) => Some(path.clone()),
-            ContextSpec::Archive(path) => {
-                let folder = unpack_archive(engine, path)?;
-                let root = folder.path().to_owned();
-                unpacked = Some(folder);
-                Some(root)
-            }
-            other => return Err(unsupported_context(other)),
-        };
-        let (dockerfile, dockerfile_name, dockerfile_path) = read_dockerfile(request, directory.as_deref())?;
+    fn read_now(request: &BuildRequest, place: Place) -> Result<Self, EngineError> {
+        let dockerfile = place.dockerfile(&request.dockerfile)?;
         let mut locals = BTreeMap::new();
         let mut ignore = None;
-        let mut main = ContextSource::Empty;
-        if let Some(directory) = directory {
-            let meta = std::fs::metadata(&directory).map_err(EngineError::io("open the context", &directory))?;
+        if let Some(directory) = place.directory() {
+            let meta = std::fs::metadata(directory)
+                .map_err(EngineError::io("open the context", directory))?;
             if !meta.is_dir() {
-                return Err(EngineError::Invalid(format!("context `{}` is not a directory", directory.display())));
+                return Err(EngineError::Invalid(format!(
+                    "context `{}` is not a directory",
+                    directory.display()
+                )));
             }
             // An archive comes as it is: ignore files are for directories.
-            if unpacked.is_none() {
-                ignore = ignore_patterns(Some(&directory), dockerfile_path.as_deref())?.map(|(_, matcher)| matcher);
+            if matches!(place, Place::Directory(_)) {
+                ignore = ignore_patterns(Some(directory), dockerfile.path.as_deref())?
+                    .map(|(_, matcher)| matcher);
             }
-            locals.insert(CONTEXT.to_owned(), local(directory, ignore.clone()));
-            main = ContextSource::Local { name: CONTEXT.to_owned() };
+            locals.insert(
+                CONTEXT.to_owned(),
+                local(directory.to_owned(), ignore.clone()),
+            );
         }
         let named = named_contexts(request, &mut locals)?;
-        Ok(Self { dockerfile, dockerfile_name, locals, main, named, ignore, _unpacked: unpacked })
+        Ok(Self {
+            dockerfile: dockerfile.bytes,
+            dockerfile_name: dockerfile.name,
+            locals,
+            main: place.source(),
+            named,
+            ignore,
+            _place: place,
+        })
     }
 
     /// The frontend's options for a request.
@@ -102,7 +109,11 @@ impl Inputs {
             ulimits: request.ulimits.clone(),
             resources: request.resources.clone(),
             cgroup_parent: request.cgroup_parent.clone(),
-            image_resolve: if request.pull { ImageResolveMode::ForcePull } else { ImageResolveMode::PreferLocal },
+            image_resolve: if request.pull {
+                ImageResolveMode::ForcePull
+            } else {
+                ImageResolveMode::PreferLocal
+            },
             ignore: self.ignore.clone(),
             ..BuildOptions::new(Platform::host())
         })
@@ -110,43 +121,22 @@ impl Inputs {
 }
 
 fn local(path: PathBuf, ignore: Option<Matcher>) -> LocalDirectory {
-    LocalDirectory { path, ignore, scanned: OnceCell::new() }
+    LocalDirectory {
+        path,
+        ignore,
+        scanned: OnceCell::new(),
+    }
 }
 
-fn unsupported_context(context: &ContextSpec) -> EngineError {
+pub(super) fn unsupported_context(context: &ContextSpec) -> EngineError {
     let (what, name) = match context {
-        ContextSpec::Git(url) => ("a git repository", url.clone()),
-        ContextSpec::Http(url) => ("a URL", url.clone()),
         ContextSpec::Image(reference) => ("an image", reference.familiar()),
         ContextSpec::OciLayout(path) => ("an OCI layout", path.clone()),
         other => ("this", format!("{other:?}")),
     };
-    EngineError::Invalid(format!("`{name}`: {what} as the build's context is not supported yet"))
-}
-
-/// The Dockerfile's bytes, its name for messages, and its path where it is a file.
-fn read_dockerfile(
-    request: &BuildRequest,
-    directory: Option<&Path>,
-) -> Result<(Vec<u8>, String, Option<PathBuf>), EngineError> {
-    let limit = TEXT_BYTES_MAX as u64;
-    let read = |path: &Path| read_regular(path, limit).map_err(EngineError::io("read", path));
-    match &request.dockerfile {
-        DockerfileSpec::Text(bytes) => Ok((bytes.clone(), "-".to_owned(), None)),
-        DockerfileSpec::File(path) => Ok((read(path)?, path.display().to_string(), Some(path.clone()))),
-        DockerfileSpec::InContext(name) => {
-            let Some(directory) = directory else {
-                return Err(EngineError::Invalid("there is neither a context nor a Dockerfile".to_owned()));
-            };
-            let mut path = directory.join(name);
-            // BuildKit falls back to the lower-case name.
-            if name == DOCKERFILE && !path.exists() && directory.join("dockerfile").exists() {
-                path = directory.join("dockerfile");
-            }
-            let shown = path.file_name().map_or_else(|| name.clone(), |name| name.to_string_lossy().into_owned());
-            Ok((read(&path)?, shown, Some(path)))
-        }
-    }
+    EngineError::Invalid(format!(
+        "`{name}`: {what} as the build's context is not supported yet"
+    ))
 }
 
 fn named_contexts(
@@ -157,11 +147,14 @@ fn named_contexts(
     for (name, spec) in &request.named_contexts {
         let context = match spec {
             ContextSpec::Image(reference) => NamedContext::Image(reference.to_string()),
-            ContextSpec::Git(url) => NamedContext::Git(url.clone()),
+            ContextSpec::Git(url) => NamedContext::Git(whole_git_url(url)),
             ContextSpec::Http(url) => NamedContext::Http(url.clone()),
             ContextSpec::OciLayout(place) => {
                 let (directory, reference) = split_layout(place);
-                NamedContext::OciLayout { directory, reference }
+                NamedContext::OciLayout {
+                    directory,
+                    reference,
+                }
             }
             ContextSpec::Directory(path) => {
                 let key = format!("context:{name}");
@@ -180,7 +173,9 @@ fn named_contexts(
 /// `DIR[:tag][@digest]`.
 fn split_layout(place: &str) -> (String, String) {
     if let Some((directory, digest)) = place.split_once('@') {
-        let directory = directory.rsplit_once(':').map_or(directory, |(directory, _)| directory);
+        let directory = directory
+            .rsplit_once(':')
+            .map_or(directory, |(directory, _)| directory);
         return (directory.to_owned(), digest.to_owned());
     }
     match place.rsplit_once(':') {
@@ -190,25 +185,42 @@ fn split_layout(place: &str) -> (String, String) {
 }
 
 /// Unpacks a context archive; its owner's files, none of its devices.
-fn unpack_archive(engine: &Engine, path: &Path) -> Result<tempfile::TempDir, EngineError> {
+pub(super) fn unpack_archive(engine: &Engine, path: &Path) -> Result<tempfile::TempDir, EngineError> {
     let failed = || path.display().to_string();
     let mut file = std::fs::File::open(path).map_err(EngineError::io("open the context", path))?;
     let folder = tempfile::Builder::new()
         .prefix("context-")
         .tempdir_in(engine.root().tmp_dir())
-        .map_err(EngineError::io("make a directory below", engine.root().tmp_dir()))?;
+        .map_err(EngineError::io(
+            "make a directory below",
+            engine.root().tmp_dir(),
+        ))?;
     let mut magic = [0; 1];
-    let count = file.read(&mut magic).map_err(EngineError::io("read", path))?;
+    let count = file
+        .read(&mut magic)
+        .map_err(EngineError::io("read", path))?;
     if count == 0 {
-        return Err(EngineError::Invalid(format!("context `{}` is empty", path.display())));
+        return Err(EngineError::Invalid(format!(
+            "context `{}` is empty",
+            path.display()
+        )));
     }
     drop(file);
     let file = std::fs::File::open(path).map_err(EngineError::io("open the context", path))?;
-    let input = Decompressor::new(file, DecompressLimits::LAYER).map_err(EngineError::layer(failed()))?;
+    let input =
+        Decompressor::new(file, DecompressLimits::LAYER).map_err(EngineError::layer(failed()))?;
     let mut options = DirectoryOptions::new(DirectoryForm::Merged);
     options.ownership = Ownership::Ignore;
     options.devices = Devices::Skip;
-    let directory = std::fs::File::open(folder.path()).map_err(EngineError::io("open", folder.path()))?;
-    unpack(input, &directory, &options, TarLimits::LAYER, &NoLowerLayers).map_err(EngineError::layer(failed()))?;
+    let directory =
+        std::fs::File::open(folder.path()).map_err(EngineError::io("open", folder.path()))?;
+    unpack(
+        input,
+        &directory,
+        &options,
+        TarLimits::LAYER,
+        &NoLowerLayers,
+    )
+    .map_err(EngineError::layer(failed()))?;
     Ok(folder)
 }

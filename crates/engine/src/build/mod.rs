@@ -10,6 +10,7 @@ mod export;
 mod file;
 mod inputs;
 mod locks;
+mod main_context;
 mod resolver;
 mod select;
 
@@ -21,21 +22,25 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longshore_dockerfile::diagnostic::Diagnostic;
 use longshore_dockerfile::{Parsed, parse_bytes};
-use longshore_frontend::{BuildOptions, CheckReport, LowerError, Lowered, Outline, Problem, Targets};
+use longshore_frontend::{
+    BuildOptions, CheckReport, LowerError, Lowered, Outline, Problem, Targets,
+};
 use longshore_graph::{Graph, Input, Op, VertexId};
 use longshore_layers::Change;
 use longshore_oci::Descriptor;
 use longshore_solver::{CacheTiers, EventSink, Limits, SolveError, SolveRequest, Solver};
 use tokio_util::sync::CancellationToken;
 
-pub use exec::CommandFailed;
 pub(crate) use assemble::{ImageLayer, assemble};
+pub(crate) use locks::LockedFile;
+pub use exec::CommandFailed;
 
 use self::executor::BuildExecutor;
 use self::export::{Exporter, PlatformResult};
 use self::inputs::Inputs;
 use self::resolver::Resolver;
 use crate::progress::{GraphEvents, ProgressSink};
+use crate::remote::Remotes;
 use crate::tree::Tree;
 use crate::{BuildRequest, Engine, EngineError, LayerCompression, OutputKind};
 
@@ -166,8 +171,16 @@ impl Engine {
         progress: Arc<dyn ProgressSink>,
         cancel: CancellationToken,
     ) -> Result<BuildOutcome, BuildError> {
-        let prepared = self.prepare(request, &progress).await?;
-        let Prepared { inputs, options, dockerfile, resolver } = prepared;
+        let prepared = tokio::select! {
+            prepared = self.prepare(request, &progress) => prepared?,
+            () = cancel.cancelled() => return Err(BuildError::Canceled),
+        };
+        let Prepared {
+            inputs,
+            options,
+            dockerfile,
+            resolver,
+        } = prepared;
         if dockerfile.parsed.has_errors() {
             let errors = dockerfile.parsed.errors().cloned().collect();
             return Err(BuildError::Dockerfile { dockerfile, errors });
@@ -179,17 +192,32 @@ impl Engine {
         let lowered = lowered.map_err(|error| lower_error(&dockerfile, error))?;
         let lease = Arc::clone(&resolver.lease);
         let images = Arc::clone(&resolver.found);
+        let remotes = Arc::clone(&resolver.remotes);
         let executor = Arc::new(BuildExecutor {
             engine: self.clone(),
             exported: exported_vertices(&lowered, request),
-            epoch: lowered.platforms.iter().find_map(|platform| platform.epoch).and_then(|s| Timestamp::from_second(s).ok()),
+            epoch: lowered
+                .platforms
+                .iter()
+                .find_map(|platform| platform.epoch)
+                .and_then(|s| Timestamp::from_second(s).ok()),
             locals: inputs.locals,
             images,
+            remotes,
             secrets: request.secrets.clone(),
             ssh_agents: request.ssh_agents.clone(),
             entitlements: request.entitlements,
         });
-        let trees = self.solve(&dockerfile, &lowered, &executor, request.jobs, &progress, cancel).await;
+        let trees = self
+            .solve(
+                &dockerfile,
+                &lowered,
+                &executor,
+                request.jobs,
+                &progress,
+                cancel,
+            )
+            .await;
         for local in executor.locals.values() {
             if let Some(tree) = local.scanned.get() {
                 tree.remember();
@@ -197,8 +225,17 @@ impl Engine {
         }
         let mut results = Vec::new();
         for (platform, tree) in lowered.platforms.into_iter().zip(trees?) {
-            let layers = executor.as_layers(&tree).await.map_err(|source| EngineError::Layer { layer: "result".to_owned(), source })?;
-            results.push(PlatformResult { lowered: platform, layers });
+            let layers = executor
+                .as_layers(&tree)
+                .await
+                .map_err(|source| EngineError::Layer {
+                    layer: "result".to_owned(),
+                    source,
+                })?;
+            results.push(PlatformResult {
+                lowered: platform,
+                layers,
+            });
         }
         let exporter = Exporter {
             engine: self,
@@ -209,8 +246,12 @@ impl Engine {
             progress: &*progress,
             lease: &lease,
         };
-        let mut outcome =
-            BuildOutcome { image: None, config: None, warnings: lowered.diagnostics, dockerfile: Arc::clone(&dockerfile) };
+        let mut outcome = BuildOutcome {
+            image: None,
+            config: None,
+            warnings: lowered.diagnostics,
+            dockerfile: Arc::clone(&dockerfile),
+        };
         for output in &request.outputs {
             if let Some(exported) = exporter.export(output).await? {
                 outcome.image = Some(exported.descriptor);
@@ -230,8 +271,12 @@ impl Engine {
         progress: Arc<dyn ProgressSink>,
     ) -> Result<(Arc<Loaded>, CheckReport), BuildError> {
         let prepared = self.prepare(request, &progress).await?;
-        let report =
-            longshore_frontend::check(&prepared.dockerfile.parsed, &prepared.options, &prepared.resolver).await;
+        let report = longshore_frontend::check(
+            &prepared.dockerfile.parsed,
+            &prepared.options,
+            &prepared.resolver,
+        )
+        .await;
         Ok((prepared.dockerfile, report))
     }
 
@@ -245,9 +290,13 @@ impl Engine {
         progress: Arc<dyn ProgressSink>,
     ) -> Result<Outline, BuildError> {
         let prepared = self.prepare(request, &progress).await?;
-        longshore_frontend::outline(&prepared.dockerfile.parsed, &prepared.options, &prepared.resolver)
-            .await
-            .map_err(|error| lower_error(&prepared.dockerfile, error))
+        longshore_frontend::outline(
+            &prepared.dockerfile.parsed,
+            &prepared.options,
+            &prepared.resolver,
+        )
+        .await
+        .map_err(|error| lower_error(&prepared.dockerfile, error))
     }
 
     /// Which targets there are.
@@ -264,19 +313,32 @@ impl Engine {
             .map_err(|error| lower_error(&prepared.dockerfile, error))
     }
 
-    async fn prepare(&self, request: &BuildRequest, progress: &Arc<dyn ProgressSink>) -> Result<Prepared, BuildError> {
-        let inputs = Inputs::read(self, request).await?;
-        let dockerfile =
-            Arc::new(Loaded { name: inputs.dockerfile_name.clone(), parsed: parse_bytes(&inputs.dockerfile) });
+    async fn prepare(
+        &self,
+        request: &BuildRequest,
+        progress: &Arc<dyn ProgressSink>,
+    ) -> Result<Prepared, BuildError> {
         let lease = Arc::new(self.root().leases().start("build", LEASE));
+        let remotes = Arc::new(Remotes::new(self.clone(), request, Arc::clone(&lease)));
+        let inputs = Inputs::read(self, request, &remotes).await?;
+        let dockerfile = Arc::new(Loaded {
+            name: inputs.dockerfile_name.clone(),
+            parsed: parse_bytes(&inputs.dockerfile),
+        });
         let resolver = Resolver {
             engine: self.clone(),
             found: Arc::new(Mutex::new(HashMap::new())),
             lease,
+            remotes,
             progress: Arc::clone(progress),
         };
         let options = inputs.options(request)?;
-        Ok(Prepared { inputs, options, dockerfile, resolver })
+        Ok(Prepared {
+            inputs,
+            options,
+            dockerfile,
+            resolver,
+        })
     }
 
     async fn solve(
@@ -294,7 +356,11 @@ impl Engine {
         let cache = CacheTiers::local(Arc::new(cache::StoredCache::new(self.root().clone())));
         let locks = Arc::new(locks::FileLocks::new(self.cache_directory("flights")));
         let solver: Solver<Tree> = Solver::new(cache, locks, Limits::new(jobs, processors));
-        let targets = lowered.platforms.iter().map(|platform| Input::first(platform.target)).collect();
+        let targets = lowered
+            .platforms
+            .iter()
+            .map(|platform| Input::first(platform.target))
+            .collect();
         let solved = solver.solve(SolveRequest {
             executor: Arc::clone(executor) as Arc<dyn longshore_solver::Executor<Tree = Tree>>,
             graph: Arc::clone(&graph),
@@ -310,7 +376,9 @@ impl Engine {
                 BuildError::Step {
                     dockerfile: Arc::clone(dockerfile),
                     lines: vertex.and_then(|vertex| vertex.meta.lines),
-                    name: vertex.map(|vertex| vertex.meta.name.clone()).unwrap_or_default(),
+                    name: vertex
+                        .map(|vertex| vertex.meta.name.clone())
+                        .unwrap_or_default(),
                     error,
                 }
             }
@@ -324,17 +392,36 @@ fn lower_error(dockerfile: &Arc<Loaded>, error: LowerError) -> BuildError {
         let errors = dockerfile.parsed.errors().cloned().collect();
         return BuildError::Dockerfile { dockerfile, errors };
     }
-    BuildError::Lower { dockerfile, error: Box::new(error) }
+    BuildError::Lower {
+        dockerfile,
+        error: Box::new(error),
+    }
 }
 
 /// The vertices whose layers end in an output as blobs, and in which form.
-fn exported_vertices(lowered: &Lowered, request: &BuildRequest) -> HashMap<VertexId, LayerCompression> {
-    let wants_blobs = |kind: OutputKind| matches!(kind, OutputKind::Image | OutputKind::Oci | OutputKind::Docker);
-    let Some(output) = request.outputs.iter().find(|output| wants_blobs(output.kind)) else {
+fn exported_vertices(
+    lowered: &Lowered,
+    request: &BuildRequest,
+) -> HashMap<VertexId, LayerCompression> {
+    let wants_blobs = |kind: OutputKind| {
+        matches!(
+            kind,
+            OutputKind::Image | OutputKind::Oci | OutputKind::Docker
+        )
+    };
+    let Some(output) = request
+        .outputs
+        .iter()
+        .find(|output| wants_blobs(output.kind))
+    else {
         return HashMap::new();
     };
     let mut exported = HashMap::new();
-    let mut open: Vec<VertexId> = lowered.platforms.iter().map(|platform| platform.target).collect();
+    let mut open: Vec<VertexId> = lowered
+        .platforms
+        .iter()
+        .map(|platform| platform.target)
+        .collect();
     while let Some(id) = open.pop() {
         if exported.insert(id, output.compression).is_none() {
             open.extend(layers_below(&lowered.graph, id));
@@ -350,12 +437,22 @@ fn layers_below(graph: &Graph, id: VertexId) -> Vec<VertexId> {
         Op::Source(_) | Op::Diff => Vec::new(),
         Op::Merge => vertex.inputs.iter().map(|input| input.vertex).collect(),
         Op::Exec(exec) => {
-            let root = exec.mounts.iter().find(|mount| mount.target == "/").and_then(|mount| mount.input);
-            root.and_then(|at| vertex.inputs.get(at)).map(|input| input.vertex).into_iter().collect()
+            let root = exec
+                .mounts
+                .iter()
+                .find(|mount| mount.target == "/")
+                .and_then(|mount| mount.input);
+            root.and_then(|at| vertex.inputs.get(at))
+                .map(|input| input.vertex)
+                .into_iter()
+                .collect()
         }
         Op::File(file) => {
             let base = file::base_input(file);
-            base.and_then(|at| vertex.inputs.get(at)).map(|input| input.vertex).into_iter().collect()
+            base.and_then(|at| vertex.inputs.get(at))
+                .map(|input| input.vertex)
+                .into_iter()
+                .collect()
         }
     }
 }
@@ -363,7 +460,10 @@ fn layers_below(graph: &Graph, id: VertexId) -> Vec<VertexId> {
 /// Cuts the times of what a step made off at the epoch, if there is one.
 fn clamp_times(changes: &mut [Change], epoch: Option<Timestamp>) {
     let Some(epoch) = epoch else { return };
-    let latest = longshore_layers::Timestamp { seconds: epoch.as_second(), nanoseconds: 0 };
+    let latest = longshore_layers::Timestamp {
+        seconds: epoch.as_second(),
+        nanoseconds: 0,
+    };
     for change in changes {
         let mtime = &mut change.entry.metadata.mtime;
         *mtime = (*mtime).min(latest);

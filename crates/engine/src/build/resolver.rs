@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use super::executor::ResolvedSource;
 use crate::image::{ImageStore, PlatformImage, parse_config};
 use crate::progress::{ProgressEvent, ProgressSink};
+use crate::remote::Remotes;
 use crate::{Engine, EngineError};
 
 /// Resolves names for one build, and remembers where what it found came from.
@@ -20,6 +21,7 @@ pub(crate) struct Resolver {
     pub(crate) engine: Engine,
     pub(crate) found: Arc<Mutex<HashMap<Digest, ResolvedSource>>>,
     pub(crate) lease: Arc<longshore_content::Lease>,
+    pub(crate) remotes: Arc<Remotes>,
     pub(crate) progress: Arc<dyn ProgressSink>,
 }
 
@@ -154,6 +156,6 @@ impl ImageResolver for Resolver {
     }
 
     async fn source_time(&self, source: &Source) -> Result<Option<i64>, ResolveError> {
-        Ok(crate::remote::source_time(&self.engine, source).await?)
+        Ok(self.remotes.time_of(source).await?)
     }
 }

@@ -1,0 +1,252 @@
+//! Mirrors: what was fetched of a repository, kept for the next build.
+//!
+//! ```text
+//! cache/git/<hash of the remote>        a bare repository, shallow where the server can do that
+//! cache/git/<hash of the remote>.lock   held while it is used
+//! ```
+//! Invariant: a commit that a mirror has, it has with all of its files, because only whole
+//! packs are ever added to it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use longshore_graph::GitSource;
+use tokio::task::spawn_blocking;
+
+use super::commit::Commit;
+use super::git::{Call, Git};
+use super::{RemoteError, Remotes, without_password};
+use crate::EngineError;
+use crate::build::LockedFile;
+
+/// What servers say that do not give a commit by its name, or no part of a history.
+const WAYS_MISSING: &[&str] = &[
+    "not our ref",
+    "unadvertised object",
+    "shallow",
+    "--depth",
+    "dumb http",
+];
+
+/// A repository's mirror, for this process alone while it lives.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    path: PathBuf,
+    _lock: LockedFile,
+}
+
+impl Remotes {
+    /// The mirror of a source's repository, with the commit in it.
+    pub(super) async fn mirror(
+        &self,
+        git: &Git,
+        source: &GitSource,
+        commit: &Commit,
+    ) -> Result<Mirror, EngineError> {
+        let mirror = self.open_mirror(source, commit).await?;
+        if !mirror.path.join("HEAD").exists() {
+            mirror.create(git, commit).await?;
+        }
+        mirror.fetch(git, source, commit).await?;
+        Ok(mirror)
+    }
+
+    async fn open_mirror(
+        &self,
+        source: &GitSource,
+        commit: &Commit,
+    ) -> Result<Mirror, EngineError> {
+        let hash = blake3::hash(source.remote.as_bytes()).to_hex();
+        // A repository has one of the two sorts of hashes; one that changed is another.
+        let name = format!("{}-{}", &hash[..32], commit.object.len());
+        let folder = self.engine.cache_directory("git");
+        let (path, lock) = (folder.join(&name), folder.join(format!("{name}.lock")));
+        spawn_blocking(move || {
+            let lock = LockedFile::lock(lock.clone()).map_err(EngineError::io("lock", lock))?;
+            remove_stale_locks(&path).map_err(EngineError::io("clean", &path))?;
+            Ok(Mirror { path, _lock: lock })
+        })
+        .await?
+    }
+}
+
+impl Mirror {
+    /// The bare repository.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Forgets all that was fetched, and fetches the commit again.
+    pub(super) async fn renew(
+        &self,
+        git: &Git,
+        source: &GitSource,
+        commit: &Commit,
+    ) -> Result<(), EngineError> {
+        remove_tree(&self.path).await?;
+        self.create(git, commit).await?;
+        self.fetch(git, source, commit).await
+    }
+
+    async fn create(&self, git: &Git, commit: &Commit) -> Result<(), EngineError> {
+        // Without HEAD, what is here is the rest of one that was not finished.
+        remove_tree(&self.path).await?;
+        let format = if commit.object.len() == 64 {
+            "sha256"
+        } else {
+            "sha1"
+        };
+        let mut call = Call::new("make a mirror of");
+        call.args([
+            "init",
+            "--quiet",
+            "--bare",
+            &format!("--object-format={format}"),
+            "--",
+        ]);
+        call.args([&self.path]);
+        Ok(git.run(call).await?)
+    }
+
+    async fn has(&self, git: &Git, object: &str) -> Result<bool, RemoteError> {
+        let mut call = Call::within("look into the mirror of", &self.path);
+        call.args(["cat-file", "-e", &format!("{object}^{{commit}}")]);
+        git.succeeds(call).await
+    }
+
+    /// Fetches the commit in the least costly way that the server knows.
+    async fn fetch(
+        &self,
+        git: &Git,
+        source: &GitSource,
+        commit: &Commit,
+    ) -> Result<(), EngineError> {
+        let object = commit.object.as_str();
+        if self.has(git, object).await? {
+            return Ok(());
+        }
+        let mut failed = None;
+        for way in ways(source, commit) {
+            let mut call = Call::within("fetch", &self.path);
+            call.protocols = git.protocols();
+            call.args([
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--force",
+            ]);
+            if way.shallow {
+                call.args(["--depth=1"]);
+            } else if self.path.join("shallow").exists() {
+                call.args(["--unshallow"]);
+            }
+            call.args(["--", &source.remote]);
+            call.args(&way.refspecs);
+            match git.run(call).await {
+                Ok(()) if self.has(git, object).await? => return Ok(()),
+                Ok(()) => {}
+                Err(RemoteError::Git { said, .. }) if has_no_such_way(&said) => {
+                    failed.get_or_insert(said);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let reference = commit
+            .reference
+            .as_ref()
+            .map_or_else(String::new, |name| format!(" ({name})"));
+        let lacks = format!("the repository does not have commit {object}{reference}");
+        Err(EngineError::from(RemoteError::Git {
+            doing: "fetch",
+            remote: without_password(&source.remote),
+            said: failed.map_or_else(|| lacks.clone(), |said| format!("{said}\n{lacks}")),
+        }))
+    }
+}
+
+/// A way to fetch a commit.
+struct Way {
+    shallow: bool,
+    refspecs: Vec<String>,
+}
+
+/// The ways to fetch a commit: by its name; by the reference; with the whole history of the
+/// reference, and of all others.
+fn ways(source: &GitSource, commit: &Commit) -> Vec<Way> {
+    // A reference of our own, so that the next fetch builds on this one.
+    let name = blake3::hash(source.reference.as_bytes()).to_hex();
+    let own = format!("refs/longshore/one/{}", &name[..32]);
+    let mut ways = vec![Way {
+        shallow: true,
+        refspecs: vec![format!("+{}:{own}", commit.object)],
+    }];
+    for shallow in [true, false] {
+        let named = commit.reference.iter();
+        ways.extend(named.map(|name| Way {
+            shallow,
+            refspecs: vec![format!("+{name}:{own}")],
+        }));
+    }
+    let all = ["heads", "tags"].map(|kind| format!("+refs/{kind}/*:refs/longshore/{kind}/*"));
+    ways.push(Way {
+        shallow: false,
+        refspecs: all.to_vec(),
+    });
+    ways
+}
+
+fn has_no_such_way(said: &str) -> bool {
+    WAYS_MISSING.iter().any(|phrase| said.contains(phrase))
+}
+
+/// The locks of a `git` that was killed: nobody else uses the mirror now.
+fn remove_stale_locks(path: &Path) -> io::Result<()> {
+    for name in [
+        "shallow.lock",
+        "packed-refs.lock",
+        "config.lock",
+        "HEAD.lock",
+    ] {
+        absent_is_fine(fs::remove_file(path.join(name)))?;
+    }
+    for kind in ["one", "heads", "tags"] {
+        remove_locks_below(&path.join("refs/longshore").join(kind))?;
+    }
+    Ok(())
+}
+
+fn remove_locks_below(folder: &Path) -> io::Result<()> {
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                open.push(entry.path());
+            } else if entry.path().extension().is_some_and(|end| end == "lock") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn remove_tree(path: &Path) -> Result<(), EngineError> {
+    let path = path.to_owned();
+    spawn_blocking(move || {
+        absent_is_fine(fs::remove_dir_all(&path)).map_err(EngineError::io("remove", path))
+    })
+    .await?
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
