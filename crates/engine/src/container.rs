@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use longshore_graph::Ulimit;
 use longshore_oci::Platform;
 use longshore_runner::{
-    BindSource, Cancel, ExitStatus, Limits, Mount, MountSource, Network, PATH_DEFAULT, ProcessIo, ProcessSpec, Rootfs,
-    Security,
+    BindSource, Cancel, ExitStatus, Limits, Mount, MountSource, Network, PATH_DEFAULT, ProcessIo,
+    ProcessSpec, Rootfs, Security,
 };
 use longshore_snapshot::{RootFs, Snapshotter as _};
 use tokio::task::spawn_blocking;
@@ -82,18 +82,21 @@ impl Engine {
         cancel: Cancel,
     ) -> Result<ExitStatus, EngineError> {
         let found = self.read_image(image, platform)?;
-        let repository = image
-            .reference
-            .clone()
-            .unwrap_or_else(|| crate::layout::REFERENCE.parse().expect("a constant reference"));
-        let remotes = found
-            .manifest
-            .layers
-            .iter()
-            .map(|descriptor| RemoteBlob { repository: repository.clone(), descriptor: descriptor.clone() });
-        let layers = self.layers().image_layers(&found.config.rootfs.diff_ids, Timestamp::UNIX_EPOCH, remotes);
+        let repository = image.reference.clone().unwrap_or_else(|| {
+            crate::layout::REFERENCE
+                .parse()
+                .expect("a constant reference")
+        });
+        let layers = found.manifest.layers.iter();
+        let remotes = layers
+            .map(|descriptor| RemoteBlob::of_image(repository.clone(), descriptor.clone()));
+        let layers = self.layers().image_layers(
+            &found.config.rootfs.diff_ids,
+            Timestamp::UNIX_EPOCH,
+            remotes,
+        );
         let parents = self.layers().directories(&layers).await?;
-        let (engine, runner) = (self.clone(), self.runner());
+        let (engine, runner) = (self.clone(), self.runner()?);
         spawn_blocking(move || {
             let mut active = engine.layers().snapshots().prepare(&parents)?;
             let rootfs = match active.rootfs()? {
@@ -109,20 +112,39 @@ impl Engine {
     }
 }
 
-fn specification(image: &PlatformImage, request: ContainerRequest, rootfs: Rootfs) -> Result<ProcessSpec, EngineError> {
+fn specification(
+    image: &PlatformImage,
+    request: ContainerRequest,
+    rootfs: Rootfs,
+) -> Result<ProcessSpec, EngineError> {
     let config = &image.config.config;
     let args = arguments(image, &request)?;
     let mut spec = ProcessSpec::new(rootfs, args);
     spec.env = environment(&config.env, &request.env, request.terminal);
-    spec.cwd = request.workdir.unwrap_or_else(|| config.working_dir.clone());
+    spec.cwd = request
+        .workdir
+        .unwrap_or_else(|| config.working_dir.clone());
     if spec.cwd.is_empty() {
         "/".clone_into(&mut spec.cwd);
     }
     spec.user = request.user.unwrap_or_else(|| config.user.clone());
-    spec.hostname = if request.hostname.is_empty() { image.id().short() } else { request.hostname };
-    spec.extra_hosts = extra_hosts(&request.extra_hosts).map_err(|error| EngineError::Invalid(error.to_string()))?;
-    spec.network = if request.no_network { Network::None } else { Network::Host };
-    spec.security = if request.privileged { Security::Insecure } else { Security::Sandbox };
+    spec.hostname = if request.hostname.is_empty() {
+        image.id().short()
+    } else {
+        request.hostname
+    };
+    spec.extra_hosts = extra_hosts(&request.extra_hosts)
+        .map_err(|error| EngineError::Invalid(error.to_string()))?;
+    spec.network = if request.no_network {
+        Network::None
+    } else {
+        Network::Host
+    };
+    spec.security = if request.privileged {
+        Security::Insecure
+    } else {
+        Security::Sandbox
+    };
     spec.readonly_rootfs = request.readonly;
     spec.terminal = request.terminal;
     spec.init = request.init;
@@ -131,20 +153,35 @@ fn specification(image: &PlatformImage, request: ContainerRequest, rootfs: Rootf
         spec.shm_bytes = bytes;
     }
     let invalid = |error: longshore_solver::BoxError| EngineError::Invalid(error.to_string());
-    spec.rlimits = request.ulimits.iter().map(rlimit).collect::<Result<_, _>>().map_err(invalid)?;
+    spec.rlimits = request
+        .ulimits
+        .iter()
+        .map(rlimit)
+        .collect::<Result<_, _>>()
+        .map_err(invalid)?;
     for volume in request.volumes {
         spec.mounts.push(bind(volume)?);
     }
     for (target, size_bytes, mode) in request.tmpfs {
-        spec.mounts.push(Mount { target, source: MountSource::Tmpfs { size_bytes, mode } });
+        spec.mounts.push(Mount {
+            target,
+            source: MountSource::Tmpfs { size_bytes, mode },
+        });
     }
     Ok(spec)
 }
 
 /// Entry point and command; one that is given drops the image's command.
-fn arguments(image: &PlatformImage, request: &ContainerRequest) -> Result<Vec<String>, EngineError> {
+fn arguments(
+    image: &PlatformImage,
+    request: &ContainerRequest,
+) -> Result<Vec<String>, EngineError> {
     let config = &image.config.config;
-    let entrypoint = request.entrypoint.clone().or_else(|| config.entrypoint.clone()).unwrap_or_default();
+    let entrypoint = request
+        .entrypoint
+        .clone()
+        .or_else(|| config.entrypoint.clone())
+        .unwrap_or_default();
     let command = match (request.command.is_empty(), &request.entrypoint) {
         (false, _) => request.command.clone(),
         (true, Some(_)) => Vec::new(),
@@ -152,7 +189,9 @@ fn arguments(image: &PlatformImage, request: &ContainerRequest) -> Result<Vec<St
     };
     let args = [entrypoint, command].concat();
     if args.is_empty() {
-        return Err(EngineError::Invalid("no command specified, and the image has none".to_owned()));
+        return Err(EngineError::Invalid(
+            "no command specified, and the image has none".to_owned(),
+        ));
     }
     Ok(args)
 }
@@ -176,7 +215,10 @@ fn environment(image: &[String], given: &[(String, String)], terminal: bool) -> 
     for (name, value) in given {
         set(name, value);
     }
-    order.iter().map(|name| format!("{name}={}", values[name])).collect()
+    order
+        .iter()
+        .map(|name| format!("{name}={}", values[name]))
+        .collect()
 }
 
 fn bind(volume: ContainerVolume) -> Result<Mount, EngineError> {
@@ -201,7 +243,13 @@ mod tests {
     #[test]
     fn later_variables_win_and_keep_their_place() {
         let image = ["PATH=/x".to_owned(), "A=1".to_owned()];
-        let given = [("A".to_owned(), "2".to_owned()), ("B".to_owned(), "3".to_owned())];
-        assert_eq!(environment(&image, &given, false), ["PATH=/x", "A=2", "B=3"]);
+        let given = [
+            ("A".to_owned(), "2".to_owned()),
+            ("B".to_owned(), "3".to_owned()),
+        ];
+        assert_eq!(
+            environment(&image, &given, false),
+            ["PATH=/x", "A=2", "B=3"]
+        );
     }
 }

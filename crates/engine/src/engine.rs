@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use longshore_content::{GcOptions, StateRoot};
@@ -29,6 +29,21 @@ pub struct EngineOptions {
     pub root: PathBuf,
     /// How registries are spoken to.
     pub registry: ClientOptions,
+    /// How processes are run.
+    pub sandbox: SandboxOptions,
+}
+
+/// How an engine runs processes, and as whom it acts.
+#[derive(Clone, Debug, Default)]
+pub struct SandboxOptions {
+    /// How processes are isolated.
+    pub isolation: Isolation,
+    /// Why this process is not in a user namespace, where it tried to enter one.
+    pub no_user_namespace: Option<String>,
+    /// An OCI runtime that runs the processes, in place of our own sandbox.
+    pub oci_runtime: Option<PathBuf>,
+    /// Files written to a directory of the caller's belong to the caller, whatever the image says.
+    pub exports_as_caller: bool,
 }
 
 /// Builds, keeps, moves and runs images. Clones share everything.
@@ -39,12 +54,22 @@ struct Inner {
     root: StateRoot,
     layers: Arc<LayerStore>,
     registry: Client,
+    sandbox: SandboxOptions,
+    runner: OnceLock<Chosen>,
+}
+
+/// What runs processes, found out when the first one is to be run.
+struct Chosen {
     runner: Arc<dyn Runner>,
+    isolation: Isolation,
+    why_not_stronger: Option<String>,
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("root", &self.0.root.path()).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("root", &self.0.root.path())
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,6 +122,21 @@ pub struct DiskUsage {
     pub bytes: u64,
 }
 
+impl Chosen {
+    fn new(options: &SandboxOptions) -> Result<Self, EngineError> {
+        let runner = SandboxRunner::new(&RunnerOptions {
+            stage: None,
+            isolation: options.isolation,
+            no_user_namespace: options.no_user_namespace.clone(),
+        })?;
+        Ok(Self {
+            isolation: runner.isolation(),
+            why_not_stronger: runner.why_not_stronger().map(str::to_owned),
+            runner: Arc::new(runner),
+        })
+    }
+}
+
 impl Engine {
     /// Opens the engine on a state root, and clears what dead processes left there.
     ///
@@ -106,10 +146,21 @@ impl Engine {
         let root = StateRoot::open(&options.root)?;
         let snapshots = Arc::new(OverlaySnapshots::open(root.path())?);
         snapshots.sweep()?;
+        let caches = Client::new(crate::build::cache_client(&options.registry));
         let registry = Client::new(options.registry);
-        let layers = Arc::new(LayerStore::new(root.clone(), snapshots, registry.clone()));
-        let runner = Arc::new(SandboxRunner::new(&RunnerOptions { stage: None, isolation: Isolation::Auto })?);
-        Ok(Self(Arc::new(Inner { root, layers, registry, runner })))
+        let layers = Arc::new(LayerStore::new(
+            root.clone(),
+            snapshots,
+            registry.clone(),
+            caches,
+        ));
+        Ok(Self(Arc::new(Inner {
+            root,
+            layers,
+            registry,
+            sandbox: options.sandbox,
+            runner: OnceLock::new(),
+        })))
     }
 
     /// The state root.
@@ -125,8 +176,31 @@ impl Engine {
         &self.0.registry
     }
 
-    pub(crate) fn runner(&self) -> Arc<dyn Runner> {
-        Arc::clone(&self.0.runner)
+    pub(crate) fn runner(&self) -> Result<Arc<dyn Runner>, EngineError> {
+        Ok(Arc::clone(&self.chosen()?.runner))
+    }
+
+    /// How processes are isolated here (never [`Isolation::Auto`]), and why not better, where
+    /// that was left to this machine.
+    ///
+    /// # Errors
+    /// When the isolation that was asked for cannot be had.
+    pub fn isolation(&self) -> Result<(Isolation, Option<String>), EngineError> {
+        let chosen = self.chosen()?;
+        Ok((chosen.isolation, chosen.why_not_stronger.clone()))
+    }
+
+    /// Whether files written to a directory of the caller's get the image's owners.
+    pub(crate) fn exports_owners(&self) -> bool {
+        crate::files::is_root() && !self.0.sandbox.exports_as_caller
+    }
+
+    fn chosen(&self) -> Result<&Chosen, EngineError> {
+        if self.0.runner.get().is_none() {
+            // Whoever was faster chose the same.
+            let _ = self.0.runner.set(Chosen::new(&self.0.sandbox)?);
+        }
+        Ok(self.0.runner.get().expect("it was just set"))
     }
 
     /// A directory for what can be made again.
@@ -158,7 +232,11 @@ impl Engine {
     ///
     /// # Errors
     /// When the image has none, or it is not here.
-    pub fn read_image(&self, image: &StoredImage, platform: &Platform) -> Result<PlatformImage, EngineError> {
+    pub fn read_image(
+        &self,
+        image: &StoredImage,
+        platform: &Platform,
+    ) -> Result<PlatformImage, EngineError> {
         self.images_store().read(image, platform)
     }
 
@@ -168,7 +246,10 @@ impl Engine {
     /// When the store cannot be read.
     pub fn names_of(&self, digest: &Digest) -> Result<Vec<Reference>, EngineError> {
         let images = self.0.root.images().by_digest(digest)?;
-        Ok(images.into_iter().filter_map(|image| image.reference?.parse().ok()).collect())
+        Ok(images
+            .into_iter()
+            .filter_map(|image| image.reference?.parse().ok())
+            .collect())
     }
 
     /// Gives an image another name.
@@ -178,10 +259,16 @@ impl Engine {
     pub fn tag(&self, source: &str, target: &Reference) -> Result<(), EngineError> {
         let image = self.find_image(source)?;
         if target.digest().is_some() {
-            return Err(EngineError::Invalid(format!("`{target}`: a new name cannot hold a digest")));
+            return Err(EngineError::Invalid(format!(
+                "`{target}`: a new name cannot hold a digest"
+            )));
         }
         let target = target.clone().with_default_tag();
-        Ok(self.0.root.images().set(&target.to_string(), &image.descriptor)?)
+        Ok(self
+            .0
+            .root
+            .images()
+            .set(&target.to_string(), &image.descriptor)?)
     }
 
     /// Removes a name, and what nothing needs after that. An id removes its image if it has
@@ -189,14 +276,23 @@ impl Engine {
     ///
     /// # Errors
     /// When there is no such image, or an id has several names.
-    pub fn remove_image(&self, name: &str, force: bool, prune: bool) -> Result<Vec<Removed>, EngineError> {
-        let by_name = name.parse::<Reference>().ok().map(|reference| self.images_store().by_reference(&reference));
+    pub fn remove_image(
+        &self,
+        name: &str,
+        force: bool,
+        prune: bool,
+    ) -> Result<Vec<Removed>, EngineError> {
+        let by_name = name
+            .parse::<Reference>()
+            .ok()
+            .map(|reference| self.images_store().by_reference(&reference));
         let image = match by_name.transpose()?.flatten() {
             Some(image) => image,
             None => self.find_image(name)?,
         };
         let is_name = image.reference.as_ref().is_some_and(|reference| {
-            name.parse::<Reference>().is_ok_and(|given| given.with_default_tag().name() == reference.name())
+            name.parse::<Reference>()
+                .is_ok_and(|given| given.with_default_tag().name() == reference.name())
         });
         let names: Vec<Reference> = match (&image.reference, is_name) {
             (Some(reference), true) => vec![reference.clone()],
@@ -214,7 +310,10 @@ impl Engine {
             self.0.root.images().remove(&name.to_string())?;
             removed.push(Removed::Untagged(name.familiar()));
         }
-        self.0.root.images().remove_dangling(&image.descriptor.digest)?;
+        self.0
+            .root
+            .images()
+            .remove_dangling(&image.descriptor.digest)?;
         if prune {
             removed.extend(self.delete_unneeded(&image)?);
         }
@@ -225,16 +324,29 @@ impl Engine {
     fn delete_unneeded(&self, image: &StoredImage) -> Result<Vec<Removed>, EngineError> {
         let own: HashSet<Digest> = self.blobs_below(&image.descriptor).into_iter().collect();
         // What this image alone had goes at once; what the build cache needs stays.
-        let options = GcOptions { only: Some(own), ..GcOptions::blobs_only(Duration::ZERO) };
+        let options = GcOptions {
+            only: Some(own),
+            ..GcOptions::blobs_only(Duration::ZERO)
+        };
         let report = self.0.root.collect_garbage(&HashSet::new(), &options)?;
-        Ok(report.removed.into_iter().map(|(digest, _)| Removed::Deleted(digest)).collect())
+        Ok(report
+            .removed
+            .into_iter()
+            .map(|(digest, _)| Removed::Deleted(digest))
+            .collect())
     }
 
     fn blobs_below(&self, descriptor: &Descriptor) -> BTreeSet<Digest> {
         let mut found = BTreeSet::from([descriptor.digest]);
         match self.images_store().document("image", descriptor) {
             Ok(Document::Manifest(manifest)) => {
-                found.extend(manifest.layers.iter().chain([&manifest.config]).map(|part| part.digest));
+                found.extend(
+                    manifest
+                        .layers
+                        .iter()
+                        .chain([&manifest.config])
+                        .map(|part| part.digest),
+                );
             }
             Ok(Document::Index(index)) => {
                 for child in &index.manifests {
@@ -247,7 +359,10 @@ impl Engine {
         found
     }
 
-    fn remove_directories(&self, layers: &[longshore_content::layers::LayerRecord]) -> Result<usize, EngineError> {
+    fn remove_directories(
+        &self,
+        layers: &[longshore_content::layers::LayerRecord],
+    ) -> Result<usize, EngineError> {
         let mut count = 0;
         for id in layers.iter().filter_map(|layer| layer.snapshot_id.as_ref()) {
             let Ok(id) = id.parse() else { continue };
@@ -268,7 +383,10 @@ impl Engine {
     pub fn prune(&self, all: bool, dry_run: bool) -> Result<Pruned, EngineError> {
         if all && !dry_run {
             for image in self.0.root.images().dangling()? {
-                self.0.root.images().remove_dangling(&image.descriptor.digest)?;
+                self.0
+                    .root
+                    .images()
+                    .remove_dangling(&image.descriptor.digest)?;
             }
         }
         let options = GcOptions {
@@ -278,13 +396,20 @@ impl Engine {
             ..GcOptions::blobs_only(if all { Duration::ZERO } else { GRACE })
         };
         let report = self.0.root.collect_garbage(&HashSet::new(), &options)?;
-        let directories =
-            if dry_run { report.layers.len() } else { self.remove_directories(&report.layers)? };
+        let directories = if dry_run {
+            report.layers.len()
+        } else {
+            self.remove_directories(&report.layers)?
+        };
         Ok(Pruned {
             bytes: report.removed_bytes,
             blobs: report.removed,
             directories,
-            kept: report.kept.into_iter().map(|(why, (count, bytes))| (why, count, bytes)).collect(),
+            kept: report
+                .kept
+                .into_iter()
+                .map(|(why, (count, bytes))| (why, count, bytes))
+                .collect(),
         })
     }
 
@@ -298,7 +423,13 @@ impl Engine {
         platform: &Platform,
         observer: Arc<dyn TransferObserver>,
     ) -> Result<Pulled, EngineError> {
-        transfer::pull(&self.0.root, &self.0.registry.with_observer(observer), reference, platform).await
+        transfer::pull(
+            &self.0.root,
+            &self.0.registry.with_observer(observer),
+            reference,
+            platform,
+        )
+        .await
     }
 
     /// Pushes an image of the local store to the registry that its name holds.
@@ -318,31 +449,55 @@ impl Engine {
     }
 
     /// Pushes what a build just made.
-    pub(crate) async fn push_descriptor(&self, descriptor: &Descriptor, name: &Reference) -> Result<Descriptor, EngineError> {
+    pub(crate) async fn push_descriptor(
+        &self,
+        descriptor: &Descriptor,
+        name: &Reference,
+    ) -> Result<Descriptor, EngineError> {
         let image = StoredImage {
             reference: Some(name.clone()),
             descriptor: descriptor.clone(),
             tagged: std::time::SystemTime::now(),
         };
-        transfer::push(&self.0.root, &self.0.registry, &image, name, &Platform::host()).await
+        transfer::push(
+            &self.0.root,
+            &self.0.registry,
+            &image,
+            name,
+            &Platform::host(),
+        )
+        .await
     }
 
     /// Writes images to an archive.
     ///
     /// # Errors
     /// When one is not here, or the archive cannot be written.
-    pub fn save(&self, images: &[String], format: ArchiveFormat, sink: impl Write) -> Result<(), EngineError> {
+    pub fn save(
+        &self,
+        images: &[String],
+        format: ArchiveFormat,
+        sink: impl Write,
+    ) -> Result<(), EngineError> {
         let mut chosen: Vec<ArchiveImage> = Vec::new();
         for name in images {
             let image = self.find_image(name)?;
             // What was given by id goes in without a name, as Docker does it.
             let names = match (&image.reference, name.parse::<Reference>()) {
-                (Some(reference), Ok(given)) if given.name() == reference.name() => vec![reference.clone()],
+                (Some(reference), Ok(given)) if given.name() == reference.name() => {
+                    vec![reference.clone()]
+                }
                 _ => Vec::new(),
             };
-            match chosen.iter_mut().find(|known| known.descriptor.digest == image.descriptor.digest) {
+            match chosen
+                .iter_mut()
+                .find(|known| known.descriptor.digest == image.descriptor.digest)
+            {
                 Some(known) => known.names.extend(names),
-                None => chosen.push(ArchiveImage { descriptor: image.descriptor, names }),
+                None => chosen.push(ArchiveImage {
+                    descriptor: image.descriptor,
+                    names,
+                }),
             }
         }
         let kind = match format {
@@ -361,7 +516,10 @@ impl Engine {
         let images = self.0.root.images();
         for image in &loaded {
             for name in &image.names {
-                images.set(&name.clone().with_default_tag().to_string(), &image.descriptor)?;
+                images.set(
+                    &name.clone().with_default_tag().to_string(),
+                    &image.descriptor,
+                )?;
             }
             if image.names.is_empty() {
                 images.add_dangling(&image.descriptor)?;
@@ -369,7 +527,10 @@ impl Engine {
         }
         Ok(loaded
             .into_iter()
-            .map(|image| LoadedImage { descriptor: image.descriptor, names: image.names })
+            .map(|image| LoadedImage {
+                descriptor: image.descriptor,
+                names: image.names,
+            })
             .collect())
     }
 
@@ -382,7 +543,11 @@ impl Engine {
         registry: &str,
         credentials: &longshore_registry_client::Credentials,
     ) -> Result<longshore_registry_client::LoginCheck, EngineError> {
-        Ok(self.0.registry.check_login(registry, credentials.clone()).await?)
+        Ok(self
+            .0
+            .registry
+            .check_login(registry, credentials.clone())
+            .await?)
     }
 
     /// What images and build cache take, bytes of their blobs: (images, build cache records).
@@ -399,19 +564,38 @@ impl Engine {
             }
             let mut image_bytes = 0;
             for digest in &blobs {
-                image_bytes += engine.0.root.blobs().info(digest)?.map_or(0, |info| info.size_bytes);
+                image_bytes += engine
+                    .0
+                    .root
+                    .blobs()
+                    .info(digest)?
+                    .map_or(0, |info| info.size_bytes);
             }
             let layers = engine.0.root.layers().list()?;
             let mut cache_bytes = 0;
             for layer in &layers {
                 let own = layer.blob.filter(|blob| !blobs.contains(blob));
                 if let Some(blob) = own {
-                    cache_bytes += engine.0.root.blobs().info(&blob)?.map_or(0, |info| info.size_bytes);
+                    cache_bytes += engine
+                        .0
+                        .root
+                        .blobs()
+                        .info(&blob)?
+                        .map_or(0, |info| info.size_bytes);
                 }
                 cache_bytes += layer.snapshot_bytes;
             }
-            let images = DiskUsage { count: images.len() as u64, bytes: image_bytes };
-            Ok((images, DiskUsage { count: layers.len() as u64, bytes: cache_bytes }))
+            let images = DiskUsage {
+                count: images.len() as u64,
+                bytes: image_bytes,
+            };
+            Ok((
+                images,
+                DiskUsage {
+                    count: layers.len() as u64,
+                    bytes: cache_bytes,
+                },
+            ))
         })
         .await?
     }

@@ -143,6 +143,9 @@ pub enum EngineError {
     /// A process could not be run.
     #[error(transparent)]
     Run(#[from] longshore_runner::RunError),
+    /// A build cache failed that the build was asked to insist on.
+    #[error("build cache: {0}")]
+    Cache(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// An own task panicked or was cancelled.
     #[error("a task of the engine did not finish")]
     TaskLost(#[from] tokio::task::JoinError),
@@ -150,11 +153,7 @@ pub enum EngineError {
 
 impl EngineError {
     pub(crate) fn diff_id(blob: Digest, actual: Digest, expected: Digest) -> Self {
-        Self::DiffId(Box::new(DiffIdMismatch {
-            blob,
-            actual,
-            expected,
-        }))
+        Self::DiffId(Box::new(DiffIdMismatch { blob, actual, expected }))
     }
 
     /// Whose business it is.
@@ -172,13 +171,12 @@ impl EngineError {
                 ErrorClass::User
             }
             // A file that a person named and that is not there.
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                ErrorClass::User
-            }
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ErrorClass::User,
             Self::Content(_) | Self::Io { .. } | Self::Snapshot(_) | Self::Run(_) => {
                 ErrorClass::Environment
             }
             Self::Remote(error) => error.class(),
+            Self::Cache(_) => ErrorClass::Upstream,
             Self::TaskLost(_) => ErrorClass::Internal,
             _ => ErrorClass::User,
         }

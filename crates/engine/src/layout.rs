@@ -92,7 +92,8 @@ fn choose<'a>(
     manifests.iter().find(is_named).ok_or_else(no_such)
 }
 
-fn copy_blob(
+/// Takes a blob of a directory into the store, verified, unless it is here.
+pub(crate) fn copy_blob(
     root: &StateRoot,
     directory: &Path,
     descriptor: &Descriptor,

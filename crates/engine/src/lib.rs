@@ -30,10 +30,13 @@ mod text;
 mod transfer;
 mod tree;
 
-pub use build::{BuildError, BuildOutcome, CommandFailed, Loaded as LoadedDockerfile};
+pub use build::{
+    BuildError, BuildOutcome, CacheMode, CachePlace, CacheTarget, CommandFailed,
+    Loaded as LoadedDockerfile,
+};
 pub use container::{ContainerRequest, ContainerVolume};
-pub use engine::{ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Pruned, Removed};
-pub use error::{EngineError, ErrorClass};
+pub use engine::{ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Pruned, Removed, SandboxOptions};
+pub use error::{DiffIdMismatch, EngineError, ErrorClass};
 pub use image::{PlatformImage, StoredImage};
 pub use import::ImportRequest;
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};

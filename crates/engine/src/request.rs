@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use longshore_graph::{NetworkMode, Resources, Ulimit};
 use longshore_oci::{Platform, Reference};
+use serde::{Deserialize, Serialize};
 
 /// The largest secret: BuildKit's limit.
 const SECRET_BYTES_MAX: u64 = 500 * 1024;
+
+use crate::{CachePlace, CacheTarget};
 
 /// A build: where its files are, what is made of them and where that goes.
 #[derive(Clone, Debug)]
@@ -58,6 +61,10 @@ pub struct BuildRequest {
     pub annotations: BTreeMap<String, String>,
     /// How many steps may run at once.
     pub jobs: usize,
+    /// Build caches elsewhere that are asked, the nearest first.
+    pub cache_from: Vec<CachePlace>,
+    /// Where the records of this build go.
+    pub cache_to: Vec<CacheTarget>,
 }
 
 /// What a build may do that is otherwise refused.
@@ -171,7 +178,8 @@ pub enum OutputKind {
 }
 
 /// How layers are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LayerCompression {
     /// gzip at a level of 0 to 9.
     Gzip(u32),

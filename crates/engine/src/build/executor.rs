@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use longshore_graph::{ImageSource, LocalSource, Op, Selection, Source, Vertex, VertexId};
 use longshore_layers::context::OwnerPolicy;
-use longshore_oci::{Digest, Document, Reference};
+use longshore_oci::{Digest, Document, LayerId, Reference};
 use longshore_solver::{
     BoxError, ContentDigest, Executor, Origin, PathDigest, ResourceClass, StepContext,
 };
@@ -18,7 +19,7 @@ use tokio::task::spawn_blocking;
 use super::select;
 use crate::context::LocalTree;
 use crate::image::{ImageStore, parse_config};
-use crate::layer::{Layer, LayerStore, RemoteBlob};
+use crate::layer::{Layer, LayerKey, LayerStore, RemoteBlob};
 use crate::remote::Remotes;
 use crate::tree::{RecordedLayer, Tree, identity};
 use crate::{Engine, EngineError, Entitlements, LayerCompression, SecretSource};
@@ -39,6 +40,8 @@ pub(crate) struct BuildExecutor {
     pub(crate) locals: BTreeMap<String, LocalDirectory>,
     /// The images that names were resolved to, by the platform's manifest.
     pub(crate) images: Arc<Mutex<HashMap<Digest, ResolvedSource>>>,
+    /// Keeps what the build makes from being collected.
+    pub(crate) lease: Arc<longshore_content::Lease>,
     /// Files and repositories of other machines.
     pub(crate) remotes: Arc<Remotes>,
     pub(crate) secrets: BTreeMap<String, SecretSource>,
@@ -48,6 +51,12 @@ pub(crate) struct BuildExecutor {
     pub(crate) exported: HashMap<VertexId, LayerCompression>,
     /// Times of new files are no later than this.
     pub(crate) epoch: Option<Timestamp>,
+    /// Where the layers of this build's base images can be fetched: said by the images
+    /// themselves, and so believed before what a record says.
+    pub(crate) bases: Mutex<HashMap<LayerKey, Option<RemoteBlob>>>,
+    /// Whether what a build cache elsewhere promises is counted on; not any more after it
+    /// broke its word in this build.
+    pub(crate) trusts_caches: AtomicBool,
 }
 
 /// Where an image's manifest came from.
@@ -124,15 +133,17 @@ impl BuildExecutor {
                 diff_ids: config.rootfs.diff_ids.len(),
             });
         }
-        let remotes = manifest.layers.into_iter().map(|descriptor| RemoteBlob {
-            repository: resolved.repository.clone(),
-            descriptor,
-        });
-        Ok(Tree::Layers(self.layers().image_layers(
-            &config.rootfs.diff_ids,
-            created,
-            remotes,
-        )))
+        let layers = manifest.layers.into_iter();
+        let remotes =
+            layers.map(|descriptor| RemoteBlob::of_image(resolved.repository.clone(), descriptor));
+        let layers = self
+            .layers()
+            .image_layers(&config.rootfs.diff_ids, created, remotes);
+        self.bases
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(layers.iter().map(|layer| (layer.key, layer.remote())));
+        Ok(Tree::Layers(layers))
     }
 
     async fn source(&self, ctx: &StepContext, source: &Source) -> Result<Tree, EngineError> {
@@ -153,6 +164,13 @@ impl BuildExecutor {
             Source::Http(http) => self.remotes.http(http, Some(ctx)).await,
             Source::Git(git) => self.remotes.git_tree(git).await,
         }
+    }
+
+    /// For each recorded layer, where this build's base images say that it can be had.
+    fn bases_among(&self, recorded: &[RecordedLayer]) -> Vec<Option<RemoteBlob>> {
+        let bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |layer: &RecordedLayer| bases.get(&layer.key.clone().into()).cloned().flatten();
+        recorded.iter().map(of).collect()
     }
 
     /// The files of a tree as layers; a context's become one.
@@ -184,6 +202,16 @@ impl BuildExecutor {
             }
             Op::Diff => Ok(vec![super::file::difference(inputs)?]),
         }
+    }
+
+    /// Keeps what was made from being collected as long as the build runs.
+    fn hold(&self, outputs: &[Tree]) -> Result<(), EngineError> {
+        let top = |tree: &Tree| match tree {
+            Tree::Layers(layers) => layers.last().map(|layer| layer.key.record_id()),
+            Tree::Local(_) => None,
+        };
+        let made: Vec<LayerId> = outputs.iter().filter_map(top).collect();
+        Ok(self.lease.add_layers(&made)?)
     }
 
     /// Begins to write the blobs of a result that will be exported, beside the next steps.
@@ -235,6 +263,7 @@ impl Executor for BuildExecutor {
         inputs: &[Tree],
     ) -> Result<Vec<Tree>, BoxError> {
         let outputs = self.run(ctx, vertex, inputs).await?;
+        self.hold(&outputs)?;
         self.begin_export(ctx.vertex, &outputs);
         Ok(outputs)
     }
@@ -294,16 +323,23 @@ impl Executor for BuildExecutor {
     ) -> Result<Option<Tree>, BoxError> {
         let recorded: Vec<RecordedLayer> = serde_json::from_slice(encoded)?;
         let store = Arc::clone(self.layers());
+        let trusts_caches = self.trusts_caches.load(Ordering::Relaxed);
+        let bases = self.bases_among(&recorded);
         let layers = spawn_blocking(move || {
             let mut layers = Vec::with_capacity(recorded.len());
-            for record in recorded {
+            for (record, base) in recorded.into_iter().zip(bases) {
                 let created =
                     Timestamp::from_second(record.created_s).unwrap_or(Timestamp::UNIX_EPOCH);
                 let layer = store.recorded(record.key.into(), created);
-                if let Some(remote) = record.remote {
+                if let Some(remote) = base.or(record.remote) {
                     layer.set_remote(remote);
                 }
-                if !store.is_available(&layer)? {
+                let is_promised = layer.remote().is_some_and(|remote| remote.cached.is_some());
+                let is_there = match is_promised && !trusts_caches {
+                    true => layer.changes().is_some() || store.is_stored(&layer)?,
+                    false => store.is_available(&layer)?,
+                };
+                if !is_there {
                     return Ok::<_, EngineError>(None);
                 }
                 layers.push(layer);
@@ -314,6 +350,7 @@ impl Executor for BuildExecutor {
             return Ok(None);
         };
         let tree = Tree::Layers(layers);
+        self.hold(std::slice::from_ref(&tree))?;
         self.begin_export(ctx.vertex, std::slice::from_ref(&tree));
         Ok(Some(tree))
     }

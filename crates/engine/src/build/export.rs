@@ -16,10 +16,12 @@ use longshore_layers::{
     WriteOptions, changes_of_view, materialise, write_layer,
 };
 use longshore_oci::{Descriptor, Reference};
+use longshore_solver::{CacheKey, CacheRecord};
 use tokio::task::spawn_blocking;
 
 use super::assemble::{Assembled, ImageLayer, assemble, index};
 use super::content::StoredContent;
+use super::remote_cache::{INLINE_ANNOTATION, inline_records};
 use crate::archive::{ArchiveImage, ArchiveKind, write_directory, write_tar};
 use crate::layer::Layer;
 use crate::progress::{ProgressEvent, ProgressSink};
@@ -30,7 +32,12 @@ use crate::{Engine, EngineError, OutputKind, OutputSpec};
 pub(crate) struct PlatformResult {
     pub(crate) lowered: LoweredPlatform,
     pub(crate) layers: Vec<Arc<Layer>>,
+    /// The records of the steps that made the layers, where they go into the image.
+    pub(crate) inline_steps: Steps,
 }
+
+/// Records of steps, each with its keys.
+pub(crate) type Steps = Arc<Vec<(Vec<CacheKey>, CacheRecord)>>;
 
 /// What was made, for metadata files.
 #[derive(Clone, Debug)]
@@ -148,11 +155,19 @@ impl Exporter<'_> {
             .lowered
             .epoch
             .and_then(|seconds| Timestamp::from_second(seconds).ok());
+        let mut annotations = self.annotations.clone();
+        let inline = inline_records(
+            &result.layers,
+            &layers,
+            output.compression,
+            &result.inline_steps,
+        )?;
+        annotations.extend(inline.map(|text| (INLINE_ANNOTATION.to_owned(), text)));
         assemble(
             &result.lowered.config,
             &layers,
             output.oci_media_types,
-            self.annotations,
+            &annotations,
             epoch,
         )
     }
@@ -250,11 +265,12 @@ impl Exporter<'_> {
                 _ => folder.join(result.lowered.platform.to_string().replace('/', "_")),
             };
             let (view, content) = self.files(result).await?;
+            let owners = self.engine.exports_owners();
             spawn_blocking(move || {
                 fs::create_dir_all(&folder).map_err(EngineError::io("make", &folder))?;
                 let changes =
                     changes_of_view(&view, &content).map_err(EngineError::layer("result"))?;
-                put_files(&changes, &folder)
+                put_files(&changes, &folder, owners)
             })
             .await??;
         }
@@ -273,9 +289,9 @@ impl Exporter<'_> {
 }
 
 /// Writes files below a directory: for root with their owners and devices, for others as theirs.
-fn put_files(changes: &[Change], folder: &Path) -> Result<(), EngineError> {
+fn put_files(changes: &[Change], folder: &Path, owners: bool) -> Result<(), EngineError> {
     let mut options = DirectoryOptions::new(DirectoryForm::Merged);
-    if !crate::files::is_root() {
+    if !owners {
         options.ownership = Ownership::Ignore;
         options.devices = Devices::Skip;
     }

@@ -11,11 +11,14 @@ mod file;
 mod inputs;
 mod locks;
 mod main_context;
+mod remote_cache;
 mod resolver;
 mod select;
+mod work;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,13 +36,15 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use assemble::{ImageLayer, assemble};
 pub(crate) use locks::LockedFile;
+pub(crate) use remote_cache::cache_client;
+pub use remote_cache::{CacheMode, CachePlace, CacheTarget};
 pub use exec::CommandFailed;
 
 use self::executor::BuildExecutor;
-use self::export::{Exporter, PlatformResult};
 use self::inputs::Inputs;
 use self::resolver::Resolver;
-use crate::progress::{GraphEvents, ProgressSink};
+use self::work::Work;
+use crate::progress::ProgressSink;
 use crate::remote::Remotes;
 use crate::tree::Tree;
 use crate::{BuildRequest, Engine, EngineError, LayerCompression, OutputKind};
@@ -203,61 +208,31 @@ impl Engine {
                 .and_then(|s| Timestamp::from_second(s).ok()),
             locals: inputs.locals,
             images,
+            lease: Arc::clone(&lease),
             remotes,
             secrets: request.secrets.clone(),
             ssh_agents: request.ssh_agents.clone(),
             entitlements: request.entitlements,
+            bases: Mutex::default(),
+            trusts_caches: AtomicBool::new(true),
         });
-        let trees = self
-            .solve(
-                &dockerfile,
-                &lowered,
-                &executor,
-                request.jobs,
-                &progress,
-                cancel,
-            )
-            .await;
-        for local in executor.locals.values() {
-            if let Some(tree) = local.scanned.get() {
-                tree.remember();
-            }
-        }
-        let mut results = Vec::new();
-        for (platform, tree) in lowered.platforms.into_iter().zip(trees?) {
-            let layers = executor
-                .as_layers(&tree)
-                .await
-                .map_err(|source| EngineError::Layer {
-                    layer: "result".to_owned(),
-                    source,
-                })?;
-            results.push(PlatformResult {
-                lowered: platform,
-                layers,
-            });
-        }
-        let exporter = Exporter {
+        let work = Work {
             engine: self,
-            results: &results,
-            multi_platform: lowered.multi_platform,
-            tags: &request.tags,
-            annotations: &request.annotations,
-            progress: &*progress,
+            request,
+            dockerfile: &dockerfile,
+            lowered: &lowered,
+            executor: &executor,
             lease: &lease,
+            progress: &progress,
+            cancel: &cancel,
         };
-        let mut outcome = BuildOutcome {
-            image: None,
-            config: None,
+        let exported = work.run().await?;
+        let outcome = BuildOutcome {
+            image: exported.as_ref().map(|exported| exported.descriptor.clone()),
+            config: exported.and_then(|exported| exported.config),
             warnings: lowered.diagnostics,
             dockerfile: Arc::clone(&dockerfile),
         };
-        for output in &request.outputs {
-            if let Some(exported) = exporter.export(output).await? {
-                outcome.image = Some(exported.descriptor);
-                outcome.config = exported.config;
-            }
-        }
         Ok(outcome)
     }
 
@@ -343,19 +318,23 @@ impl Engine {
 
     async fn solve(
         &self,
-        dockerfile: &Arc<Loaded>,
-        lowered: &Lowered,
-        executor: &Arc<BuildExecutor>,
-        jobs: usize,
-        progress: &Arc<dyn ProgressSink>,
-        cancel: CancellationToken,
+        work: &Work<'_>,
+        events: Arc<dyn EventSink>,
     ) -> Result<Vec<Tree>, BuildError> {
+        let Work {
+            dockerfile,
+            lowered,
+            executor,
+            ..
+        } = *work;
         let graph = Arc::new(lowered.graph.clone());
-        let events: Arc<dyn EventSink> = Arc::new(GraphEvents::new(Arc::clone(progress), &graph));
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let cache = CacheTiers::local(Arc::new(cache::StoredCache::new(self.root().clone())));
+        let mut cache = CacheTiers::local(Arc::new(cache::StoredCache::new(self.root().clone())));
+        if executor.trusts_caches.load(Ordering::Relaxed) {
+            cache.remotes = remote_cache::readers(self, &work.request.cache_from, work.progress);
+        }
         let locks = Arc::new(locks::FileLocks::new(self.cache_directory("flights")));
-        let solver: Solver<Tree> = Solver::new(cache, locks, Limits::new(jobs, processors));
+        let solver: Solver<Tree> = Solver::new(cache, locks, Limits::new(work.request.jobs, processors));
         let targets = lowered
             .platforms
             .iter()
@@ -367,7 +346,7 @@ impl Engine {
             targets,
             scope: dockerfile.name.clone(),
             events,
-            cancel,
+            cancel: work.cancel.clone(),
         });
         solved.await.map_err(|error| match error {
             SolveError::Canceled => BuildError::Canceled,

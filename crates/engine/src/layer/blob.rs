@@ -4,10 +4,15 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use longshore_content::LocalWriter;
-use longshore_layers::{Compression, DecompressLimits, Decompressor, WriteOptions, write_layer};
+use longshore_layers::{
+    Compression, DecompressLimits, Decompressor, StreamFormat, TarLimits, WriteOptions,
+    index_of_tar, write_layer,
+};
 use longshore_oci::{Descriptor, DiffId, Digest, media_type};
+use longshore_registry_client::Client;
+use longshore_snapshot::Snapshotter as _;
 
-use super::{Layer, LayerKey, LayerStore};
+use super::{BlobPlace, CachedForm, Layer, LayerKey, LayerStore, RemoteBlob};
 use crate::{EngineError, LayerCompression};
 
 /// A blob that holds a layer.
@@ -19,7 +24,7 @@ pub(crate) struct LayerBlob {
 
 impl LayerCompression {
     /// The name under which the database keeps blobs of this form.
-    pub(super) fn label(self) -> String {
+    pub(crate) fn label(self) -> String {
         match self {
             Self::Gzip(level) => format!("gzip-{level}"),
             Self::Zstd(level) => format!("zstd-{level}"),
@@ -27,11 +32,19 @@ impl LayerCompression {
         }
     }
 
-    fn media_type(self) -> &'static str {
+    pub(crate) fn media_type(self) -> &'static str {
         match self {
             Self::Gzip(_) => media_type::OCI_LAYER_GZIP,
             Self::Zstd(_) => media_type::OCI_LAYER_ZSTD,
             Self::Uncompressed => media_type::OCI_LAYER_TAR,
+        }
+    }
+
+    fn format(self) -> StreamFormat {
+        match self {
+            Self::Gzip(_) => StreamFormat::Gzip,
+            Self::Zstd(_) => StreamFormat::Zstd,
+            Self::Uncompressed => StreamFormat::Plain,
         }
     }
 
@@ -60,9 +73,13 @@ impl LayerStore {
             return Ok(blob.clone());
         }
         let keeps_form = matches!(layer.key, LayerKey::Image { .. }) && !force;
+        let cached = layer.remote().and_then(|remote| remote.cached);
+        let is_cached_so = cached.is_some_and(|cached| cached.compression == wish);
+        let can_fetch =
+            (keeps_form && layer.remote().is_some()) || (is_cached_so && layer.changes.is_none());
         let blob = match self.find_blob(layer, wish, keeps_form).await? {
             Some(blob) => blob,
-            None if keeps_form && layer.remote().is_some() => self.fetch(layer).await?,
+            None if can_fetch => self.fetch(layer).await?,
             None => self.write_blob(layer, wish).await?,
         };
         blobs.insert(wish, blob.clone());
@@ -119,7 +136,9 @@ impl LayerStore {
 
     /// A blob of the layer in any form that is here.
     pub(super) fn stored_blob(&self, layer: &Layer) -> Result<Option<Digest>, EngineError> {
-        if let Some(remote) = layer.remote()
+        // What a build cache says of a blob is not believed before the blob was read.
+        let own = layer.remote().filter(|remote| remote.cached.is_none());
+        if let Some(remote) = own
             && self.root.blobs().info(&remote.descriptor.digest)?.is_some()
         {
             return Ok(Some(remote.descriptor.digest));
@@ -135,30 +154,112 @@ impl LayerStore {
         Ok(None)
     }
 
-    /// Fetches the layer's blob from its registry.
+    /// Fetches the layer's blob from where it can be had.
     async fn fetch(self: &Arc<Self>, layer: &Arc<Layer>) -> Result<LayerBlob, EngineError> {
-        let LayerKey::Image { diff_id, .. } = layer.key else {
-            return Err(lost(layer));
-        };
+        let _alone = layer.fetching.lock().await;
         let remote = layer.remote().ok_or_else(|| lost(layer))?;
-        crate::transfer::fetch_blob(
-            &self.root,
-            &self.registry,
-            &remote.repository,
-            &remote.descriptor,
-        )
-        .await?;
+        match (layer.key, remote.cached) {
+            (LayerKey::Image { diff_id, .. }, _) => {
+                self.download(&self.registry, &remote).await?;
+                self.keep_fetched(remote.descriptor, diff_id, "as pulled".to_owned())
+            }
+            (LayerKey::Made(_), Some(cached)) => {
+                let fetched = self.fetch_cached(layer, &remote, cached).await;
+                if let Err(error) = &fetched {
+                    self.note_lost(error.to_string());
+                }
+                fetched
+            }
+            (LayerKey::Made(_), None) => Err(lost(layer)),
+        }
+    }
+
+    fn keep_fetched(
+        &self,
+        descriptor: Descriptor,
+        diff_id: DiffId,
+        compression: String,
+    ) -> Result<LayerBlob, EngineError> {
         let form = longshore_content::layers::LayerBlob {
             diff_id,
-            blob: remote.descriptor.digest,
-            media_type: remote.descriptor.media_type.clone(),
-            compression: "as pulled".to_owned(),
-            size_bytes: remote.descriptor.size,
+            blob: descriptor.digest,
+            media_type: descriptor.media_type.clone(),
+            compression,
+            size_bytes: descriptor.size,
         };
         self.root.layers().put_blob(&form)?;
         Ok(LayerBlob {
-            descriptor: remote.descriptor,
+            descriptor,
             diff_id,
+        })
+    }
+
+    async fn download(&self, client: &Client, remote: &RemoteBlob) -> Result<(), EngineError> {
+        match &remote.place {
+            BlobPlace::Registry(repository) => {
+                let descriptor = &remote.descriptor;
+                crate::transfer::fetch_blob(&self.root, client, repository, descriptor).await?;
+                Ok(())
+            }
+            BlobPlace::Directory(directory) => {
+                let (root, directory) = (self.root.clone(), directory.clone());
+                let descriptor = remote.descriptor.clone();
+                tokio::task::spawn_blocking(move || {
+                    crate::layout::copy_blob(&root, &directory, &descriptor)
+                })
+                .await?
+            }
+        }
+    }
+
+    /// Fetches the blob of a layer that a build cache names, and takes it only when it is
+    /// what the cache says: the same archive, the same changes.
+    async fn fetch_cached(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        remote: &RemoteBlob,
+        cached: CachedForm,
+    ) -> Result<LayerBlob, EngineError> {
+        let (descriptor, label) = (remote.descriptor.clone(), cached.compression.label());
+        let (store, shared) = (Arc::clone(self), Arc::clone(layer));
+        let stored = tokio::task::spawn_blocking(move || store.stored_blob(&shared)).await??;
+        if stored != Some(descriptor.digest) {
+            self.download(&self.caches, remote).await?;
+            let (store, shared) = (Arc::clone(self), Arc::clone(layer));
+            let blob = descriptor.digest;
+            tokio::task::spawn_blocking(move || store.verify_cached(&shared, blob, cached))
+                .await??;
+        }
+        self.keep_fetched(descriptor, cached.diff_id, label)
+    }
+
+    fn verify_cached(
+        &self,
+        layer: &Layer,
+        blob: Digest,
+        cached: CachedForm,
+    ) -> Result<(), EngineError> {
+        let failed = || EngineError::layer(layer.key.text());
+        let file = self.root.blobs().open(&blob)?.ok_or_else(|| lost(layer))?;
+        let input = Decompressor::new(file, DecompressLimits::LAYER)
+            .map_err(EngineError::layer(layer.key.text()))?;
+        let format = input.format();
+        let read =
+            index_of_tar(input, TarLimits::LAYER).map_err(EngineError::layer(layer.key.text()))?;
+        if read.diff_id != cached.diff_id {
+            return Err(EngineError::diff_id(blob, read.diff_id.0, cached.diff_id.0));
+        }
+        let is_so = LayerKey::Made(read.index.layer_id()) == layer.key
+            && format == cached.compression.format();
+        if !is_so {
+            let other = format!("the cache's blob {blob} is another layer");
+            return Err(failed()(io::Error::new(io::ErrorKind::InvalidData, other)));
+        }
+        self.keep_index(layer, &read.index)?;
+        let _ = layer.index.set(Arc::new(read.index));
+        self.note(layer.key, |record| {
+            record.diff_id = Some(cached.diff_id);
+            record.blob = Some(blob);
         })
     }
 
@@ -204,7 +305,9 @@ impl LayerStore {
     }
 
     fn has_directory_only(&self, layer: &Layer) -> Result<bool, EngineError> {
-        Ok(matches!(layer.key, LayerKey::Made(_)) && self.stored_blob(layer)?.is_none())
+        Ok(matches!(layer.key, LayerKey::Made(_))
+            && self.stored_blob(layer)?.is_none()
+            && self.snapshots.get(&layer.key.snapshot_id())?.is_some())
     }
 
     async fn write_from_files(

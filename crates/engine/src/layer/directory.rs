@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longshore_layers::{
-    Change, DecompressLimits, Decompressor, DirectoryForm, DirectoryOptions, EntryPath,
-    LowerLayers, Metadata, NoLowerLayers, TarLimits, TreeView, changes_of_directory, materialise,
-    unpack,
+    Change, DecompressLimits, Decompressor, Devices, DirectoryForm, DirectoryOptions, EntryPath,
+    LowerLayers, Metadata, NoLowerLayers, OverlayAttributes, Ownership, TarLimits, TreeView,
+    changes_of_directory, materialise, unpack,
 };
-use longshore_snapshot::{SnapshotId, Snapshotter as _};
+use longshore_snapshot::{OverlayMarks, Owners, SnapshotId, Snapshotter as _};
 
 use super::blob::lost;
 use super::{Layer, LayerStore};
@@ -74,7 +74,7 @@ impl LayerStore {
             let pending = store.snapshots.begin(&id)?;
             let changes: &[Change] = layer.changes().map_or(&[], |changes| changes);
             let directory = open(pending.path())?;
-            materialise(changes, &directory, &overlay(), &NoLowerLayers)
+            materialise(changes, &directory, &store.overlay(), &NoLowerLayers)
                 .map_err(EngineError::layer(layer.key.text()))?;
             pending.commit()?;
             store.keep_directory(&layer, &id)
@@ -113,7 +113,7 @@ impl LayerStore {
                 store: &store,
                 layers: &below,
             };
-            let unpacked = unpack(input, &directory, &overlay(), TarLimits::LAYER, &below);
+            let unpacked = unpack(input, &directory, &store.overlay(), TarLimits::LAYER, &below);
             let read = unpacked.map_err(EngineError::layer(failed()))?.tar;
             store.check_diff_id(&layer, blob, read.diff_id)?;
             pending.commit()?;
@@ -159,8 +159,36 @@ fn open(path: &Path) -> Result<File, EngineError> {
     File::open(path).map_err(EngineError::io("open", path))
 }
 
-fn overlay() -> DirectoryOptions {
-    DirectoryOptions::new(DirectoryForm::Overlay(super::OVERLAY))
+impl LayerStore {
+    /// The attributes that overlay mounts of this store's layers read.
+    pub(crate) fn overlay_attributes(&self) -> OverlayAttributes {
+        match self.snapshots.marks() {
+            OverlayMarks::Trusted => OverlayAttributes::Trusted,
+            OverlayMarks::User => OverlayAttributes::User,
+        }
+    }
+
+    /// Whom files can be given to here.
+    pub(crate) fn ownership(&self) -> Ownership {
+        match self.snapshots.owners() {
+            Owners::All => Ownership::Restore,
+            Owners::OwnOnly => Ownership::Ignore,
+        }
+    }
+
+    /// How files are put on disk in a form: as far as this user may.
+    pub(crate) fn directory_options(&self, form: DirectoryForm) -> DirectoryOptions {
+        let mut options = DirectoryOptions::new(form);
+        options.ownership = self.ownership();
+        if self.snapshots.marks() == OverlayMarks::User {
+            options.devices = Devices::Skip;
+        }
+        options
+    }
+
+    fn overlay(&self) -> DirectoryOptions {
+        self.directory_options(DirectoryForm::Overlay(self.overlay_attributes()))
+    }
 }
 
 /// What the layers below one that is unpacked hold.

@@ -19,6 +19,7 @@ mod index;
 mod store;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -32,10 +33,6 @@ pub(crate) use blob::LayerBlob;
 pub(crate) use store::LayerStore;
 
 use crate::LayerCompression;
-
-/// The attributes that overlay mounts of layers read.
-pub(crate) const OVERLAY: longshore_layers::OverlayAttributes =
-    longshore_layers::OverlayAttributes::Trusted;
 
 /// What a layer is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,13 +78,45 @@ impl LayerKey {
 }
 
 /// Where a layer's blob can be fetched from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RemoteBlob {
-    /// The repository: a reference whose tag and digest do not count.
-    #[serde(with = "crate::text")]
-    pub(crate) repository: Reference,
+    /// Who has it.
+    pub(crate) place: BlobPlace,
     /// The blob.
     pub(crate) descriptor: Descriptor,
+    /// What a build cache says of it; an image's layer is known by its image instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cached: Option<CachedForm>,
+}
+
+/// Who has a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BlobPlace {
+    /// A repository: a reference whose tag and digest do not count.
+    Registry(#[serde(with = "crate::text")] Reference),
+    /// A directory with `blobs/<algorithm>/<digits>` in it.
+    Directory(PathBuf),
+}
+
+/// What a build cache says of a blob: believed once the blob was read and is just that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CachedForm {
+    /// The uncompressed archive.
+    pub(crate) diff_id: DiffId,
+    /// How it is compressed.
+    pub(crate) compression: LayerCompression,
+}
+
+impl RemoteBlob {
+    /// A blob of an image in a repository.
+    pub(crate) fn of_image(repository: Reference, descriptor: Descriptor) -> Self {
+        Self {
+            place: BlobPlace::Registry(repository),
+            descriptor,
+            cached: None,
+        }
+    }
 }
 
 /// A layer: its key, and what this process knows of its representations.
@@ -101,6 +130,8 @@ pub(crate) struct Layer {
     remote: Mutex<Option<RemoteBlob>>,
     index: OnceCell<Arc<LayerIndex>>,
     directory: OnceCell<SnapshotId>,
+    /// Held while the blob is fetched, so that it is fetched once.
+    fetching: tokio::sync::Mutex<()>,
     blobs: tokio::sync::Mutex<BTreeMap<LayerCompression, LayerBlob>>,
 }
 
@@ -113,6 +144,7 @@ impl Layer {
             remote: Mutex::new(None),
             index: OnceCell::new(),
             directory: OnceCell::new(),
+            fetching: tokio::sync::Mutex::default(),
             blobs: tokio::sync::Mutex::default(),
         }
     }

@@ -20,18 +20,35 @@ pub(crate) struct LayerStore {
     pub(super) root: StateRoot,
     pub(super) snapshots: Arc<OverlaySnapshots>,
     pub(super) registry: Client,
+    /// For blobs of build caches: asked with less patience.
+    pub(super) caches: Client,
+    /// What could not be fetched from a build cache, and why: the builds that counted on
+    /// it have to do without.
+    lost: Mutex<Vec<String>>,
     /// So that all users of a layer share its state, and make each representation once.
     known: Mutex<HashMap<LayerKey, Weak<Layer>>>,
 }
 
 impl LayerStore {
-    pub(crate) fn new(root: StateRoot, snapshots: Arc<OverlaySnapshots>, registry: Client) -> Self {
+    pub(crate) fn new(
+        root: StateRoot,
+        snapshots: Arc<OverlaySnapshots>,
+        registry: Client,
+        caches: Client,
+    ) -> Self {
         Self {
             root,
             snapshots,
             registry,
+            caches,
+            lost: Mutex::default(),
             known: Mutex::default(),
         }
+    }
+
+    /// How registries are spoken to about build caches.
+    pub(crate) fn cache_client(&self) -> &Client {
+        &self.caches
     }
 
     /// The directories of layers.
@@ -42,6 +59,7 @@ impl LayerStore {
     /// A layer that a step of this process made: so far it only names its files.
     pub(crate) fn made(&self, index: LayerIndex, changes: Vec<Change>) -> Arc<Layer> {
         let key = LayerKey::Made(index.layer_id());
+        self.forget_promise(key);
         let layer = self.share(key, |key| {
             Layer::new(key, this_second(), Some(Arc::new(changes)))
         });
@@ -53,7 +71,8 @@ impl LayerStore {
     /// A layer whose directory is about to be kept, by its index.
     pub(crate) fn indexed(&self, index: LayerIndex) -> Arc<Layer> {
         let key = LayerKey::Made(index.layer_id());
-        let layer = self.recorded(key, Timestamp::now());
+        self.forget_promise(key);
+        let layer = self.recorded(key, this_second());
         let _ = layer.index.set(Arc::new(index));
         layer
     }
@@ -91,6 +110,18 @@ impl LayerStore {
         layers
     }
 
+    /// Files that are here count more than a blob that a build cache may have.
+    fn forget_promise(&self, key: LayerKey) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.get(&key).and_then(Weak::upgrade);
+        let is_promise = |layer: &Arc<Layer>| {
+            layer.changes.is_none() && layer.remote().is_some_and(|remote| remote.cached.is_some())
+        };
+        if found.as_ref().is_some_and(is_promise) {
+            known.remove(&key);
+        }
+    }
+
     fn share(&self, key: LayerKey, make: impl FnOnce(LayerKey) -> Layer) -> Arc<Layer> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(layer) = known.get(&key).and_then(Weak::upgrade) {
@@ -119,6 +150,17 @@ impl LayerStore {
         }
         fill(&mut record);
         Ok(self.root.layers().put(&record)?)
+    }
+
+    /// Notes that a build cache did not keep its word.
+    pub(super) fn note_lost(&self, what: String) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.push(what);
+    }
+
+    /// What build caches promised and did not have, since this was last asked.
+    pub(crate) fn take_lost(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether some representation of the layer is here, or can be fetched.
