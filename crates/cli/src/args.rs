@@ -6,10 +6,18 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use longshore_runner::Isolation;
+
+use crate::identity::Identity;
 
 /// Builds OCI images from Dockerfiles, serves them as a registry, pushes, pulls and runs them.
 #[derive(Debug, Parser)]
-#[command(name = "longshore", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "longshore",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -35,6 +43,22 @@ pub(crate) struct Global {
     /// A registry that may speak plain HTTP (loopback always may)
     #[arg(long, value_name = "HOST", global = true)]
     pub(crate) insecure_registry: Vec<String>,
+    /// As whom the program acts; found out at its start
+    #[arg(skip)]
+    pub(crate) identity: Identity,
+}
+
+/// How processes are run.
+#[derive(Debug, Args)]
+pub(crate) struct Sandboxing {
+    /// How processes are isolated: auto, full, userns, chroot or none
+    #[arg(
+        long,
+        env = "LONGSHORE_ISOLATION",
+        default_value = "auto",
+        value_name = "MODE"
+    )]
+    pub(crate) isolation: Isolation,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -102,6 +126,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub(crate) sandboxing: Sandboxing,
     /// The context: a directory, an archive, a git or HTTP URL, or - for standard input
     #[arg(value_name = "PATH | URL | -")]
     pub(crate) context: Option<String>,
@@ -141,6 +167,13 @@ pub(crate) struct BuildArgs {
     /// Run every step of these stages
     #[arg(long, value_delimiter = ',', value_name = "STAGE")]
     pub(crate) no_cache_filter: Vec<String>,
+    /// Use records of a build cache elsewhere: REF | type=registry,ref=REF | type=local,src=DIR
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_from: Vec<String>,
+    /// Write the build's records to a cache: type=registry,ref=REF | type=local,dest=DIR |
+    /// type=inline[,mode=min|max][,compression=…][,ignore-error=false]
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_to: Vec<String>,
     /// Ask the registries for base images even where they are here
     #[arg(long)]
     pub(crate) pull: bool,
@@ -207,7 +240,7 @@ pub(crate) struct BuildArgs {
     /// Print the image's id only
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// How many steps may run at once [default: the number of processors]
+    /// How many steps may run at once [default: 16]
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
     /// Say for each step why it was or was not cached
@@ -220,10 +253,6 @@ pub(crate) struct BuildArgs {
 /// Flags of Docker's that are refused by name until they are there.
 #[derive(Debug, Args)]
 pub(crate) struct UnsupportedBuildArgs {
-    #[arg(long, hide = true)]
-    pub(crate) cache_from: Vec<String>,
-    #[arg(long, hide = true)]
-    pub(crate) cache_to: Vec<String>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) sbom: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
@@ -232,8 +261,6 @@ pub(crate) struct UnsupportedBuildArgs {
     pub(crate) attest: Vec<String>,
     #[arg(long, hide = true)]
     pub(crate) squash: bool,
-    #[arg(long, hide = true)]
-    pub(crate) isolation: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) builder: Option<String>,
 }
@@ -244,13 +271,10 @@ impl UnsupportedBuildArgs {
         // `--provenance=false` and `--sbom=false` ask for what happens anyway.
         let asked = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "false");
         [
-            ("--cache-from", !self.cache_from.is_empty()),
-            ("--cache-to", !self.cache_to.is_empty()),
             ("--sbom", asked(&self.sbom)),
             ("--provenance", asked(&self.provenance)),
             ("--attest", !self.attest.is_empty()),
             ("--squash", self.squash),
-            ("--isolation", self.isolation.is_some()),
             ("--builder", self.builder.is_some()),
         ]
         .into_iter()
@@ -363,8 +387,15 @@ pub(crate) struct PullArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) sandboxing: Sandboxing,
     /// The image, and a command in place of its own
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE [COMMAND [ARG…]]")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE [COMMAND [ARG…]]"
+    )]
     pub(crate) image_and_command: Vec<String>,
     /// Remove the container when it ends (always so)
     #[arg(long)]

@@ -2,9 +2,11 @@
 //! standard error, and an exit code.
 
 mod args;
+mod cache;
 mod commands;
 mod config;
 mod exit;
+mod identity;
 mod progress;
 mod report;
 mod spec;
@@ -22,11 +24,15 @@ use crate::exit::Exit;
 fn main() -> ExitCode {
     // A child that sets a sandbox up never gets past here.
     longshore_runner::init_if_requested();
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let _log = config::start_log(&cli.global);
+    // Before anything starts a thread.
+    if let Err(error) = identity::assume(&mut cli) {
+        return report::failure(&error).into();
+    }
+    config::start_log(&cli.global);
     match dispatch(cli) {
         Ok(exit) => exit.into(),
         Err(error) => report::failure(&error).into(),

@@ -13,7 +13,7 @@
 //! terminal. The last lines of each step are kept, to be shown again where it fails.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Write;
+use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -36,7 +36,9 @@ pub(crate) struct Progress {
 
 impl std::fmt::Debug for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Progress").field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("Progress")
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
     }
 }
 
@@ -58,7 +60,11 @@ struct Step {
 impl Progress {
     /// Shows in `mode`; with `explain`, why each step was or was not cached.
     pub(crate) fn new(mode: ProgressMode, explain: bool) -> Self {
-        Self { mode, explain, state: Mutex::new(State::default()) }
+        Self {
+            mode,
+            explain,
+            state: Mutex::new(State::default()),
+        }
     }
 
     fn show(&self, event: &ProgressEvent) {
@@ -78,7 +84,12 @@ impl Progress {
             Event::Started { .. } => state.begin(id),
             Event::Waiting { .. } => state.say(id, "waiting for the same step of another build"),
             Event::Log { bytes, .. } => state.log(id, bytes),
-            Event::Progress { what, current, total, .. } => state.transfer(id, what, *current, *total),
+            Event::Progress {
+                what,
+                current,
+                total,
+                ..
+            } => state.transfer(id, what, *current, *total),
             Event::Cached { from, .. } => {
                 if self.explain {
                     state.say(id, &format!("hit: {from}"));
@@ -92,29 +103,50 @@ impl Progress {
                     }
                 }
             }
-            Event::Finished { duration, .. } => state.end(id, &format!("DONE {:.1}s", duration.as_secs_f64())),
-            Event::Failed { error, .. } => state.end(id, &format!("ERROR: {}", printable(error.as_bytes()))),
+            Event::Finished { duration, .. } => {
+                state.end(id, &format!("DONE {:.1}s", duration.as_secs_f64()));
+            }
+            Event::Failed { error, .. } => {
+                state.end(id, &format!("ERROR: {}", printable(error.as_bytes())));
+            }
             Event::Canceled { .. } => state.end(id, "CANCELED"),
-            Event::Warning { message, .. } => state.say(id, &format!("warning: {}", printable(message.as_bytes()))),
+            Event::Warning { message, .. } => {
+                state.say(id, &format!("warning: {}", printable(message.as_bytes())));
+            }
         }
     }
 
     /// The last lines that the step `name` wrote.
     pub(crate) fn tail_of(&self, name: &str) -> Vec<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let step = state.steps.values().rev().find(|step| step.name == name && !step.tail.is_empty());
-        step.map(|step| step.tail.iter().cloned().collect()).unwrap_or_default()
+        let step = state
+            .steps
+            .values()
+            .rev()
+            .find(|step| step.name == name && !step.tail.is_empty());
+        step.map(|step| step.tail.iter().cloned().collect())
+            .unwrap_or_default()
     }
 }
 
 impl longshore_engine::ProgressSink for Progress {
     fn emit(&self, event: ProgressEvent) {
         match self.mode {
-            ProgressMode::Rawjson => write_line(&(serde_json::to_string(&event).unwrap_or_default() + "\n")),
+            ProgressMode::Rawjson => {
+                write_line(&(serde_json::to_string(&event).unwrap_or_default() + "\n"));
+            }
             // The tails are kept even where nothing is shown.
             ProgressMode::Quiet => {
-                if let ProgressEvent::Named { .. } | ProgressEvent::Step { event: Event::Log { .. }, .. } = event {
-                    self.state.lock().unwrap_or_else(PoisonError::into_inner).keep(&event);
+                if let ProgressEvent::Named { .. }
+                | ProgressEvent::Step {
+                    event: Event::Log { .. },
+                    ..
+                } = event
+                {
+                    self.state
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .keep(&event);
                 }
             }
             ProgressMode::Auto | ProgressMode::Plain | ProgressMode::Tty => self.show(&event),
@@ -140,7 +172,10 @@ impl State {
     /// Writes the step's heading where another step was shown last.
     fn heading(&mut self, id: u64) -> usize {
         let step = self.name(id, "");
-        let (number, text) = (step.number, format!("#{} {}\n", step.number, printable(step.name.as_bytes())));
+        let (number, text) = (
+            step.number,
+            format!("#{} {}\n", step.number, printable(step.name.as_bytes())),
+        );
         if self.last_shown != Some(number) {
             if self.last_shown.is_some() {
                 write_line("\n");
@@ -177,7 +212,10 @@ impl State {
             ProgressEvent::Named { id, name } => {
                 self.name(*id, name);
             }
-            ProgressEvent::Step { id, event: Event::Log { bytes, .. } } => {
+            ProgressEvent::Step {
+                id,
+                event: Event::Log { bytes, .. },
+            } => {
                 for line in self.complete_lines(*id, bytes) {
                     self.remember(*id, &printable(&line));
                 }
@@ -226,7 +264,14 @@ impl State {
         let done = total == Some(current);
         if current == 0 || done {
             let size = total.map(crate::units::show_bytes).unwrap_or_default();
-            self.say(id, &format!("{} {size}{}", printable(what.as_bytes()), if done { " done" } else { "" }));
+            self.say(
+                id,
+                &format!(
+                    "{} {size}{}",
+                    printable(what.as_bytes()),
+                    if done { " done" } else { "" }
+                ),
+            );
         }
     }
 }
@@ -240,10 +285,23 @@ pub(crate) fn explain(reason: &MissReason) -> Vec<String> {
         MissReason::IgnoreCache => vec!["the cache is not used (--no-cache)".to_owned()],
         MissReason::CacheFailed => vec!["the cache could not be read".to_owned()],
         MissReason::Changed { fields, inputs } => {
-            let mut lines: Vec<String> = fields.iter().map(|change| {
-                let shown = |value: &Option<String>| value.as_ref().map_or_else(|| "nothing".to_owned(), |v| format!("`{}`", printable(v.as_bytes())));
-                format!("{} changed from {} to {}", change.name, shown(&change.old), shown(&change.new))
-            }).collect();
+            let mut lines: Vec<String> = fields
+                .iter()
+                .map(|change| {
+                    let shown = |value: &Option<String>| {
+                        value.as_ref().map_or_else(
+                            || "nothing".to_owned(),
+                            |v| format!("`{}`", printable(v.as_bytes())),
+                        )
+                    };
+                    format!(
+                        "{} changed from {} to {}",
+                        change.name,
+                        shown(&change.old),
+                        shown(&change.new)
+                    )
+                })
+                .collect();
             for input in inputs {
                 for path in &input.paths {
                     let kind = match path.kind {
@@ -251,13 +309,19 @@ pub(crate) fn explain(reason: &MissReason) -> Vec<String> {
                         PathChangeKind::Removed => "removed",
                         PathChangeKind::Modified => "changed",
                     };
-                    lines.push(format!("`{}` of {} was {kind}", printable(path.path.as_bytes()), input.name));
+                    lines.push(format!(
+                        "`{}` of {} was {kind}",
+                        printable(path.path.as_bytes()),
+                        input.name
+                    ));
                 }
                 let rest = input.paths_total.saturating_sub(input.paths.len());
                 match (input.paths.is_empty(), rest) {
                     (true, _) => lines.push(format!("{} changed", input.name)),
                     (false, 0) => {}
-                    (false, rest) => lines.push(format!("{rest} more files of {} changed", input.name)),
+                    (false, rest) => {
+                        lines.push(format!("{rest} more files of {} changed", input.name));
+                    }
                 }
             }
             lines
@@ -270,7 +334,10 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     // A carriage return overwrites the line: what came last is what would be seen.
     let text = text.trim_end_matches(['\n', '\r']);
-    let text = text.rsplit('\r').find(|part| !part.is_empty()).unwrap_or("");
+    let text = text
+        .rsplit('\r')
+        .find(|part| !part.is_empty())
+        .unwrap_or("");
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -309,7 +376,10 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(printable(b"\x1b[31mred\x1b[0m\x07 \x1b]0;title\x07x\ty"), "red x\ty");
+        assert_eq!(
+            printable(b"\x1b[31mred\x1b[0m\x07 \x1b]0;title\x07x\ty"),
+            "red x\ty"
+        );
         assert_eq!(printable(b"10%\r50%\r100%\n"), "100%");
         assert_eq!(printable(b"a\xffb"), "a\u{fffd}b");
     }
@@ -318,8 +388,13 @@ mod tests {
     fn only_the_last_lines_of_a_step_are_kept() {
         let progress = Progress::new(ProgressMode::Quiet, false);
         use longshore_engine::ProgressSink as _;
-        progress.emit(ProgressEvent::Named { id: 1, name: "RUN x".to_owned() });
-        let bytes: Vec<u8> = (0..100).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
+        progress.emit(ProgressEvent::Named {
+            id: 1,
+            name: "RUN x".to_owned(),
+        });
+        let bytes: Vec<u8> = (0..100)
+            .flat_map(|n| format!("line {n}\n").into_bytes())
+            .collect();
         let event = Event::Log {
             vertex: longshore_graph::VertexId(0),
             stream: longshore_solver::LogStream::Stdout,
@@ -327,6 +402,9 @@ mod tests {
         };
         progress.emit(ProgressEvent::Step { id: 1, event });
         let tail = progress.tail_of("RUN x");
-        assert_eq!((tail.len(), tail.last().map(String::as_str)), (TAIL_LINES, Some("line 99")));
+        assert_eq!(
+            (tail.len(), tail.last().map(String::as_str)),
+            (TAIL_LINES, Some("line 99"))
+        );
     }
 }

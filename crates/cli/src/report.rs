@@ -31,7 +31,9 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     if error.chain().any(|cause| cause.is::<Usage>()) {
         return Exit::Usage;
     }
-    let engine = error.chain().find_map(|cause| cause.downcast_ref::<EngineError>());
+    let engine = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<EngineError>());
     match engine.map(EngineError::class) {
         Some(ErrorClass::Environment) => Exit::Environment,
         _ => Exit::Failed,
@@ -53,7 +55,10 @@ pub(crate) fn causes(error: &anyhow::Error) -> String {
 }
 
 fn printable_lines(text: &str) -> String {
-    text.lines().map(|line| printable(line.as_bytes())).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| printable(line.as_bytes()))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Writes a line to standard error.
@@ -65,7 +70,11 @@ pub(crate) fn say(text: &str) {
 pub(crate) fn color() -> Color {
     use std::io::IsTerminal as _;
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if wanted && std::io::stderr().is_terminal() { Color::Always } else { Color::Never }
+    if wanted && std::io::stderr().is_terminal() {
+        Color::Always
+    } else {
+        Color::Never
+    }
 }
 
 /// Shows diagnostics with their excerpts.
@@ -87,7 +96,12 @@ pub(crate) fn build_failure(error: &BuildError, tail: impl Fn(&str) -> Vec<Strin
             diagnostics(dockerfile, &[error.diagnostic()]);
             Exit::Failed
         }
-        BuildError::Step { dockerfile, lines, name, .. } => {
+        BuildError::Step {
+            dockerfile,
+            lines,
+            name,
+            ..
+        } => {
             step_failure(error, name, &tail(name));
             excerpt(dockerfile, *lines);
             engine_class(error)
@@ -152,12 +166,24 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 /// The step's lines in the Dockerfile.
 fn excerpt(dockerfile: &LoadedDockerfile, lines: Option<(u32, u32)>) {
     let Some((first, last)) = lines else { return };
-    say(&format!("{}:{first}", printable(dockerfile.name.as_bytes())));
+    say(&format!(
+        "{}:{first}",
+        printable(dockerfile.name.as_bytes())
+    ));
     say("--------------------");
     let numbered = dockerfile.parsed.text.lines().zip(1u32..);
-    for (line, number) in numbered.filter(|(_, number)| (first.saturating_sub(2)..=last.saturating_add(2)).contains(number)) {
-        let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
-        say(&format!("{number:4} | {mark} {}", printable(line.as_bytes())));
+    for (line, number) in numbered
+        .filter(|(_, number)| (first.saturating_sub(2)..=last.saturating_add(2)).contains(number))
+    {
+        let mark = if (first..=last).contains(&number) {
+            ">>>"
+        } else {
+            "   "
+        };
+        say(&format!(
+            "{number:4} | {mark} {}",
+            printable(line.as_bytes())
+        ));
     }
     say("--------------------");
 }

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use longshore_engine::{
-    ContextSpec, Entitlements, GZIP_LEVEL_DEFAULT, LayerCompression, OutputKind, OutputSpec, SecretSource, Ulimit,
-    ZSTD_LEVEL_DEFAULT,
+    ContextSpec, Entitlements, GZIP_LEVEL_DEFAULT, LayerCompression, OutputKind, OutputSpec,
+    SecretSource, Ulimit, ZSTD_LEVEL_DEFAULT,
 };
 use longshore_oci::Reference;
 
 /// Splits one CSV record: commas separate, a field may be quoted with `"`.
-fn split_csv(text: &str) -> Result<Vec<String>> {
+pub(crate) fn split_csv(text: &str) -> Result<Vec<String>> {
     let mut fields = vec![String::new()];
     let mut quoted = false;
     let mut chars = text.chars().peekable();
@@ -71,7 +71,10 @@ pub(crate) fn parse_output(text: &str) -> Result<OutputSpec> {
         return Ok(match text {
             "" => bail!("--output: a destination is missing"),
             "-" => OutputSpec::new(OutputKind::Tar),
-            path => OutputSpec { dest: Some(path.into()), ..OutputSpec::new(OutputKind::Local) },
+            path => OutputSpec {
+                dest: Some(path.into()),
+                ..OutputSpec::new(OutputKind::Local)
+            },
         });
     }
     let mut fields = BTreeMap::new();
@@ -83,15 +86,23 @@ pub(crate) fn parse_output(text: &str) -> Result<OutputSpec> {
 }
 
 fn build_output(text: &str, mut fields: BTreeMap<String, String>) -> Result<OutputSpec> {
-    let kind = fields.remove("type").with_context(|| format!("--output `{text}`: type is missing"))?;
+    let kind = fields
+        .remove("type")
+        .with_context(|| format!("--output `{text}`: type is missing"))?;
     let mut output = match kind.as_str() {
         "image" => OutputSpec::new(OutputKind::Image),
-        "registry" => OutputSpec { push: true, store: false, ..OutputSpec::new(OutputKind::Image) },
+        "registry" => OutputSpec {
+            push: true,
+            store: false,
+            ..OutputSpec::new(OutputKind::Image)
+        },
         "oci" => OutputSpec::new(OutputKind::Oci),
         "docker" => OutputSpec::new(OutputKind::Docker),
         "tar" => OutputSpec::new(OutputKind::Tar),
         "local" => OutputSpec::new(OutputKind::Local),
-        other => bail!("--output `{text}`: unknown type `{other}`: image, registry, oci, docker, tar, local"),
+        other => bail!(
+            "--output `{text}`: unknown type `{other}`: image, registry, oci, docker, tar, local"
+        ),
     };
     let level = fields.remove("compression-level");
     let compression = fields.remove("compression");
@@ -101,7 +112,8 @@ fn build_output(text: &str, mut fields: BTreeMap<String, String>) -> Result<Outp
         output.compression = parsed;
     }
     for (name, value) in fields {
-        apply_output_field(&mut output, &name, &value).with_context(|| format!("--output `{text}`"))?;
+        apply_output_field(&mut output, &name, &value)
+            .with_context(|| format!("--output `{text}`"))?;
     }
     check_destination(&output, text)?;
     Ok(output)
@@ -111,7 +123,10 @@ fn apply_output_field(output: &mut OutputSpec, name: &str, value: &str) -> Resul
     match name {
         "dest" | "destination" => output.dest = (value != "-").then(|| PathBuf::from(value)),
         "name" => {
-            output.names = value.split(',').map(parse_reference).collect::<Result<_>>()?;
+            output.names = value
+                .split(',')
+                .map(parse_reference)
+                .collect::<Result<_>>()?;
         }
         "push" => output.push = parse_bool(value)?,
         "store" => output.store = parse_bool(value)?,
@@ -126,34 +141,51 @@ fn apply_output_field(output: &mut OutputSpec, name: &str, value: &str) -> Resul
 fn check_destination(output: &OutputSpec, text: &str) -> Result<()> {
     match output.kind {
         OutputKind::Local if output.dest.is_none() => bail!("--output `{text}`: dest is missing"),
-        OutputKind::Image if output.dest.is_some() => bail!("--output `{text}`: an image has no dest"),
-        OutputKind::Oci if !output.tar && output.dest.is_none() => bail!("--output `{text}`: dest is missing"),
+        OutputKind::Image if output.dest.is_some() => {
+            bail!("--output `{text}`: an image has no dest")
+        }
+        OutputKind::Oci if !output.tar && output.dest.is_none() => {
+            bail!("--output `{text}`: dest is missing")
+        }
         OutputKind::Docker if !output.tar => bail!("--output `{text}`: a docker archive is a tar"),
         _ => Ok(()),
     }
 }
 
-fn parse_compression(kind: Option<&str>, level: Option<&str>) -> Result<Option<LayerCompression>> {
-    let level: Option<u32> =
-        level.map(|level| level.parse().with_context(|| format!("compression-level `{level}`"))).transpose()?;
+pub(crate) fn parse_compression(kind: Option<&str>, level: Option<&str>) -> Result<Option<LayerCompression>> {
+    let level: Option<u32> = level
+        .map(|level| {
+            level
+                .parse()
+                .with_context(|| format!("compression-level `{level}`"))
+        })
+        .transpose()?;
     let in_range = |level: u32, range: std::ops::RangeInclusive<u32>| {
         if range.contains(&level) {
             Ok(level)
         } else {
-            bail!("compression-level {level} is not in {} to {}", range.start(), range.end())
+            bail!(
+                "compression-level {level} is not in {} to {}",
+                range.start(),
+                range.end()
+            )
         }
     };
     Ok(Some(match kind {
         None if level.is_none() => return Ok(None),
-        None | Some("gzip") => LayerCompression::Gzip(in_range(level.unwrap_or(GZIP_LEVEL_DEFAULT), 0..=9)?),
-        Some("zstd") => LayerCompression::Zstd(in_range(level.unwrap_or(ZSTD_LEVEL_DEFAULT), 1..=22)?),
+        None | Some("gzip") => {
+            LayerCompression::Gzip(in_range(level.unwrap_or(GZIP_LEVEL_DEFAULT), 0..=9)?)
+        }
+        Some("zstd") => {
+            LayerCompression::Zstd(in_range(level.unwrap_or(ZSTD_LEVEL_DEFAULT), 1..=22)?)
+        }
         Some("uncompressed") => LayerCompression::Uncompressed,
         Some(other) => bail!("unknown compression `{other}`: gzip, zstd, uncompressed"),
     }))
 }
 
 /// A boolean as Go's `strconv.ParseBool` reads it.
-fn parse_bool(text: &str) -> Result<bool> {
+pub(crate) fn parse_bool(text: &str) -> Result<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -197,8 +229,12 @@ pub(crate) fn parse_secret(
     Ok((id, source))
 }
 
-fn secret_from_environment(name: &str, environment: impl Fn(&str) -> Option<String>) -> Result<SecretSource> {
-    let value = environment(name).with_context(|| format!("--secret: the variable `{name}` is not set"))?;
+fn secret_from_environment(
+    name: &str,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<SecretSource> {
+    let value =
+        environment(name).with_context(|| format!("--secret: the variable `{name}` is not set"))?;
     Ok(SecretSource::Value(value.into_bytes()))
 }
 
@@ -209,7 +245,9 @@ pub(crate) fn parse_host(text: &str) -> Result<(String, String)> {
         .or_else(|| text.split_once(':'))
         .with_context(|| format!("--add-host `{text}`: expected NAME:ADDRESS"))?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
-    address.parse::<std::net::IpAddr>().with_context(|| format!("--add-host `{text}`: `{address}`"))?;
+    address
+        .parse::<std::net::IpAddr>()
+        .with_context(|| format!("--add-host `{text}`: `{address}`"))?;
     Ok((name.to_owned(), address.to_owned()))
 }
 
@@ -217,12 +255,19 @@ pub(crate) fn parse_host(text: &str) -> Result<(String, String)> {
 pub(crate) fn parse_ulimit(text: &str) -> Result<Ulimit> {
     let (name, limits) = split_pair(text, "--ulimit")?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-    let number = |text: &str| text.parse::<i64>().with_context(|| format!("--ulimit `{limits}`: `{text}`"));
+    let number = |text: &str| {
+        text.parse::<i64>()
+            .with_context(|| format!("--ulimit `{limits}`: `{text}`"))
+    };
     let (soft, hard) = (number(soft)?, number(hard)?);
     if hard != -1 && (soft > hard || soft == -1) {
         bail!("--ulimit `{text}`: the soft limit is above the hard one");
     }
-    Ok(Ulimit { name: name.to_owned(), soft, hard })
+    Ok(Ulimit {
+        name: name.to_owned(),
+        soft,
+        hard,
+    })
 }
 
 /// `--allow` values.
@@ -241,7 +286,9 @@ pub(crate) fn parse_entitlements(names: &[String]) -> Result<Entitlements> {
 /// Where a `--build-context` (or the context itself) is.
 pub(crate) fn parse_place(text: &str) -> Result<ContextSpec> {
     if let Some(image) = text.strip_prefix("docker-image://") {
-        return Ok(ContextSpec::Image(parse_reference(image)?.with_default_tag()));
+        return Ok(ContextSpec::Image(
+            parse_reference(image)?.with_default_tag(),
+        ));
     }
     if let Some(layout) = text.strip_prefix("oci-layout://") {
         return Ok(ContextSpec::OciLayout(layout.to_owned()));
@@ -254,7 +301,11 @@ pub(crate) fn parse_place(text: &str) -> Result<ContextSpec> {
     }
     let path = PathBuf::from(text);
     let kind = std::fs::metadata(&path).with_context(|| format!("context `{text}`"))?;
-    Ok(if kind.is_dir() { ContextSpec::Directory(path) } else { ContextSpec::Archive(path) })
+    Ok(if kind.is_dir() {
+        ContextSpec::Directory(path)
+    } else {
+        ContextSpec::Archive(path)
+    })
 }
 
 /// Whether a context is a git repository's URL, by Docker's rules.
@@ -274,9 +325,13 @@ mod tests {
 
     #[test]
     fn outputs() {
-        let output = parse_output("type=oci,dest=out.tar,compression=zstd,compression-level=9").unwrap();
+        let output =
+            parse_output("type=oci,dest=out.tar,compression=zstd,compression-level=9").unwrap();
         assert_eq!(output.kind, OutputKind::Oci);
-        assert_eq!(output.dest.as_deref(), Some(std::path::Path::new("out.tar")));
+        assert_eq!(
+            output.dest.as_deref(),
+            Some(std::path::Path::new("out.tar"))
+        );
         assert_eq!(output.compression, LayerCompression::Zstd(9));
         assert_eq!(parse_output("out").unwrap().kind, OutputKind::Local);
         assert_eq!(parse_output("-").unwrap().kind, OutputKind::Tar);
@@ -304,10 +359,16 @@ mod tests {
     #[test]
     fn secrets_hosts_and_limits() {
         let none = |_: &str| None;
-        assert_eq!(parse_secret("id=a,src=f", none).unwrap(), ("a".into(), SecretSource::File("f".into())));
+        assert_eq!(
+            parse_secret("id=a,src=f", none).unwrap(),
+            ("a".into(), SecretSource::File("f".into()))
+        );
         assert!(parse_secret("src=f", none).is_err());
         assert!(parse_secret("id=a,env=NOPE", none).is_err());
-        assert_eq!(parse_host("a:10.0.0.1").unwrap(), ("a".into(), "10.0.0.1".into()));
+        assert_eq!(
+            parse_host("a:10.0.0.1").unwrap(),
+            ("a".into(), "10.0.0.1".into())
+        );
         assert_eq!(parse_host("a:::1").unwrap(), ("a".into(), "::1".into()));
         assert!(parse_host("a:nope").is_err());
         assert_eq!(parse_ulimit("nofile=1:2").unwrap().hard, 2);
@@ -316,7 +377,13 @@ mod tests {
 
     #[test]
     fn git_urls() {
-        for yes in ["https://x/y.git", "https://x/y.git#main:sub", "git@x:y", "ssh://x/y", "github.com/a/b"] {
+        for yes in [
+            "https://x/y.git",
+            "https://x/y.git#main:sub",
+            "git@x:y",
+            "ssh://x/y",
+            "github.com/a/b",
+        ] {
             assert!(is_git(yes), "{yes}");
         }
         for no in ["https://x/y.tar.gz", "./y.git", "http://x/y"] {

@@ -11,7 +11,10 @@ pub(crate) struct Template(Vec<Part>);
 #[derive(Debug, PartialEq)]
 enum Part {
     Text(String),
-    Field { path: Vec<String>, function: Function },
+    Field {
+        path: Vec<String>,
+        function: Function,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,8 +33,12 @@ impl Template {
         while let Some(at) = rest.find("{{") {
             push_text(&mut parts, &rest[..at]);
             let after = &rest[at + 2..];
-            let end = after.find("}}").with_context(|| format!("template `{text}`: `{{{{` is not closed"))?;
-            parts.push(parse_action(after[..end].trim()).with_context(|| format!("template `{text}`"))?);
+            let end = after
+                .find("}}")
+                .with_context(|| format!("template `{text}`: `{{{{` is not closed"))?;
+            parts.push(
+                parse_action(after[..end].trim()).with_context(|| format!("template `{text}`"))?,
+            );
             rest = &after[end + 2..];
         }
         push_text(&mut parts, rest);
@@ -44,7 +51,9 @@ impl Template {
         for part in &self.0 {
             match part {
                 Part::Text(text) => out.push_str(text),
-                Part::Field { path, function } => out.push_str(&apply(*function, lookup(value, path)?)?),
+                Part::Field { path, function } => {
+                    out.push_str(&apply(*function, lookup(value, path)?)?);
+                }
             }
         }
         Ok(out)
@@ -56,7 +65,10 @@ impl Template {
             .iter()
             .map(|part| match part {
                 Part::Text(text) => text.clone(),
-                Part::Field { path, .. } => path.last().map(|name| name.to_uppercase()).unwrap_or_default(),
+                Part::Field { path, .. } => path
+                    .last()
+                    .map(|name| name.to_uppercase())
+                    .unwrap_or_default(),
             })
             .collect()
     }
@@ -79,7 +91,11 @@ fn parse_action(action: &str) -> Result<Part> {
     let Some(path) = field.strip_prefix('.') else {
         bail!("`{field}` is not a field: it starts with a dot");
     };
-    let path = path.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let path = path
+        .split('.')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
     Ok(Part::Field { path, function })
 }
 
@@ -89,7 +105,10 @@ fn lookup<'a>(value: &'a Value, path: &[String]) -> Result<&'a Value> {
         at = match at {
             Value::Object(fields) => fields.get(name).with_context(|| {
                 let known: Vec<&str> = fields.keys().map(String::as_str).collect();
-                format!("there is no field `{name}`; there are: {}", known.join(", "))
+                format!(
+                    "there is no field `{name}`; there are: {}",
+                    known.join(", ")
+                )
             })?,
             // A field of nothing is nothing, as Go's nil maps have it.
             Value::Null => at,
@@ -112,9 +131,15 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
-        Value::Array(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(" ")),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(plain).collect::<Vec<_>>().join(" ")
+        ),
         Value::Object(fields) => {
-            let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}:{}", plain(value))).collect();
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|(name, value)| format!("{name}:{}", plain(value)))
+                .collect();
             format!("map[{}]", fields.join(" "))
         }
         other => other.to_string(),
@@ -132,15 +157,27 @@ mod tests {
 
     #[test]
     fn fields_functions_and_text() {
-        assert_eq!(render("{{.ID}}\\t{{ json .Config.Env }}").unwrap(), "x\t[\"A=1\",\"B=2\"]");
-        assert_eq!(render("{{.Config.Env}} {{upper .ID}}").unwrap(), "[A=1 B=2] X");
+        assert_eq!(
+            render("{{.ID}}\\t{{ json .Config.Env }}").unwrap(),
+            "x\t[\"A=1\",\"B=2\"]"
+        );
+        assert_eq!(
+            render("{{.Config.Env}} {{upper .ID}}").unwrap(),
+            "[A=1 B=2] X"
+        );
         assert_eq!(render("{{.Config.Cmd}}").unwrap(), "");
     }
 
     #[test]
     fn wrong_templates_name_what_is_wrong() {
-        assert!(format!("{:#}", render("{{.Nope}}").unwrap_err()).contains("no field `Nope`; there are: Config, ID"));
+        assert!(
+            format!("{:#}", render("{{.Nope}}").unwrap_err())
+                .contains("no field `Nope`; there are: Config, ID")
+        );
         assert!(format!("{:#}", render("{{.ID").unwrap_err()).contains("not closed"));
-        assert!(format!("{:#}", render("{{range .X}}").unwrap_err()).contains("`range` is not supported"));
+        assert!(
+            format!("{:#}", render("{{range .X}}").unwrap_err())
+                .contains("`range` is not supported")
+        );
     }
 }

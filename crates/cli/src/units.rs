@@ -5,9 +5,13 @@ use anyhow::{Context as _, Result, bail};
 /// Bytes from `512m`, `1.5GiB`, `1073741824`: powers of 1024, as Docker reads them.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
     let lower = text.trim().to_ascii_lowercase();
-    let number_end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let number_end = lower
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(lower.len());
     let (number, unit) = lower.split_at(number_end);
-    let number: f64 = number.parse().with_context(|| format!("`{text}` is not a size"))?;
+    let number: f64 = number
+        .parse()
+        .with_context(|| format!("`{text}` is not a size"))?;
     let power = match unit.trim().trim_end_matches("ib").trim_end_matches('b') {
         "" => 0,
         "k" => 1,
@@ -21,7 +25,11 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
     if !(0.0..9e18).contains(&bytes) {
         bail!("`{text}` is too large");
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the range was checked"
+    )]
     Ok(bytes as u64)
 }
 
@@ -46,7 +54,9 @@ pub(crate) fn show_bytes(bytes: u64) -> String {
 
 /// `3 hours ago`, from an RFC 3339 time.
 pub(crate) fn show_age(created: &str, now: jiff::Timestamp) -> String {
-    let Ok(created) = created.parse::<jiff::Timestamp>() else { return "N/A".to_owned() };
+    let Ok(created) = created.parse::<jiff::Timestamp>() else {
+        return "N/A".to_owned();
+    };
     let seconds = now.as_second() - created.as_second();
     let (count, unit) = match seconds {
         ..1 => return "Less than a second ago".to_owned(),
@@ -67,7 +77,13 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_docker_reads_them() {
-        for (text, bytes) in [("64m", 64 << 20), ("1.5GiB", 3 << 29), ("10", 10), ("2kb", 2048), ("1B", 1)] {
+        for (text, bytes) in [
+            ("64m", 64 << 20),
+            ("1.5GiB", 3 << 29),
+            ("10", 10),
+            ("2kb", 2048),
+            ("1B", 1),
+        ] {
             assert_eq!(parse_bytes(text).unwrap(), bytes, "{text}");
         }
         for bad in ["", "m", "12x", "-1", "1e3"] {

@@ -11,7 +11,11 @@ use longshore_oci::{HistoryEntry, ImageConfig};
 /// An entry that made a layer takes the layer's time. One that made none takes the time of
 /// the layer before it, and those before the first new layer that layer's. `epoch` replaces
 /// every time that is later (`SOURCE_DATE_EPOCH`).
-pub(crate) fn fill_times(config: &mut ImageConfig, layer_times: &[Timestamp], epoch: Option<Timestamp>) {
+pub(crate) fn fill_times(
+    config: &mut ImageConfig,
+    layer_times: &[Timestamp],
+    epoch: Option<Timestamp>,
+) {
     let mut layers = layer_times.iter();
     for entry in config.history.iter_mut().filter(|entry| !entry.empty_layer) {
         let time = layers.next();
@@ -20,8 +24,14 @@ pub(crate) fn fill_times(config: &mut ImageConfig, layer_times: &[Timestamp], ep
         }
     }
     fill_empty_entries(&mut config.history);
-    let last = config.history.iter().rev().find_map(|entry| entry.created.clone());
-    config.created = last.or_else(|| layer_times.last().map(|time| shown(clamp(*time, epoch)))).or_else(|| epoch.map(shown));
+    let last = config
+        .history
+        .iter()
+        .rev()
+        .find_map(|entry| entry.created.clone());
+    config.created = last
+        .or_else(|| layer_times.last().map(|time| shown(clamp(*time, epoch))))
+        .or_else(|| epoch.map(shown));
 }
 
 fn fill_empty_entries(history: &mut [HistoryEntry]) {
@@ -31,7 +41,12 @@ fn fill_empty_entries(history: &mut [HistoryEntry]) {
     let mut current = history[first_open..]
         .iter()
         .find_map(|entry| entry.created.clone())
-        .or_else(|| history[..first_open].iter().rev().find_map(|entry| entry.created.clone()));
+        .or_else(|| {
+            history[..first_open]
+                .iter()
+                .rev()
+                .find_map(|entry| entry.created.clone())
+        });
     for entry in &mut history[first_open..] {
         match &entry.created {
             Some(time) => current = Some(time.clone()),
@@ -54,18 +69,28 @@ mod tests {
     use super::*;
 
     fn entry(created: Option<&str>, empty_layer: bool) -> HistoryEntry {
-        HistoryEntry { created: created.map(str::to_owned), empty_layer, ..HistoryEntry::default() }
+        HistoryEntry {
+            created: created.map(str::to_owned),
+            empty_layer,
+            ..HistoryEntry::default()
+        }
     }
 
     fn times(config: &ImageConfig) -> Vec<&str> {
-        config.history.iter().map(|entry| entry.created.as_deref().unwrap_or("-")).collect()
+        config
+            .history
+            .iter()
+            .map(|entry| entry.created.as_deref().unwrap_or("-"))
+            .collect()
     }
 
     #[test]
     fn empty_entries_take_the_first_new_layers_time_and_then_the_one_before() {
         let base = "2020-01-01T00:00:00Z";
-        let layers: Vec<Timestamp> =
-            [base, "2021-01-01T00:00:00Z", "2022-01-01T00:00:00Z"].iter().map(|t| t.parse().unwrap()).collect();
+        let layers: Vec<Timestamp> = [base, "2021-01-01T00:00:00Z", "2022-01-01T00:00:00Z"]
+            .iter()
+            .map(|t| t.parse().unwrap())
+            .collect();
         let mut config = ImageConfig {
             history: vec![
                 entry(Some(base), false),
@@ -79,7 +104,13 @@ mod tests {
         fill_times(&mut config, &layers, None);
         assert_eq!(
             times(&config),
-            [base, "2021-01-01T00:00:00Z", "2021-01-01T00:00:00Z", "2021-01-01T00:00:00Z", "2022-01-01T00:00:00Z"]
+            [
+                base,
+                "2021-01-01T00:00:00Z",
+                "2021-01-01T00:00:00Z",
+                "2021-01-01T00:00:00Z",
+                "2022-01-01T00:00:00Z"
+            ]
         );
         assert_eq!(config.created.as_deref(), Some("2022-01-01T00:00:00Z"));
     }
@@ -87,18 +118,35 @@ mod tests {
     #[test]
     fn metadata_alone_takes_the_bases_time() {
         let base = "2020-01-01T00:00:00Z";
-        let mut config =
-            ImageConfig { history: vec![entry(Some(base), false), entry(None, true)], ..ImageConfig::default() };
+        let mut config = ImageConfig {
+            history: vec![entry(Some(base), false), entry(None, true)],
+            ..ImageConfig::default()
+        };
         fill_times(&mut config, &[base.parse().unwrap()], None);
         assert_eq!(times(&config), [base, base]);
     }
 
     #[test]
     fn the_epoch_clamps_new_layers_only() {
-        let mut config =
-            ImageConfig { history: vec![entry(Some("2024-01-01T00:00:00Z"), false), entry(None, false)], ..ImageConfig::default() };
-        let layers = ["2024-01-01T00:00:00Z".parse().unwrap(), "2025-01-01T00:00:00Z".parse().unwrap()];
-        fill_times(&mut config, &layers, Some("1970-01-01T00:00:00Z".parse().unwrap()));
-        assert_eq!(times(&config), ["2024-01-01T00:00:00Z", "1970-01-01T00:00:00Z"]);
+        let mut config = ImageConfig {
+            history: vec![
+                entry(Some("2024-01-01T00:00:00Z"), false),
+                entry(None, false),
+            ],
+            ..ImageConfig::default()
+        };
+        let layers = [
+            "2024-01-01T00:00:00Z".parse().unwrap(),
+            "2025-01-01T00:00:00Z".parse().unwrap(),
+        ];
+        fill_times(
+            &mut config,
+            &layers,
+            Some("1970-01-01T00:00:00Z".parse().unwrap()),
+        );
+        assert_eq!(
+            times(&config),
+            ["2024-01-01T00:00:00Z", "1970-01-01T00:00:00Z"]
+        );
     }
 }

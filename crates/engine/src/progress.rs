@@ -52,17 +52,32 @@ pub(crate) struct GraphEvents {
 
 impl GraphEvents {
     pub(crate) fn new(sink: Arc<dyn ProgressSink>, graph: &Graph) -> Self {
-        let names: Vec<String> = graph.iter().map(|(_, vertex)| vertex.meta.name.clone()).collect();
+        let names: Vec<String> = graph
+            .iter()
+            .map(|(_, vertex)| vertex.meta.name.clone())
+            .collect();
         let introduced = std::sync::Mutex::new(vec![false; names.len()]);
-        Self { sink, names, introduced }
+        Self {
+            sink,
+            names,
+            introduced,
+        }
     }
 
     fn introduce(&self, vertex: VertexId) {
-        let mut introduced = self.introduced.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some(known) = introduced.get_mut(vertex.index()) else { return };
+        let mut introduced = self
+            .introduced
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(known) = introduced.get_mut(vertex.index()) else {
+            return;
+        };
         if !std::mem::replace(known, true) {
             let name = self.names[vertex.index()].clone();
-            self.sink.emit(ProgressEvent::Named { id: u64::from(vertex.0), name });
+            self.sink.emit(ProgressEvent::Named {
+                id: u64::from(vertex.0),
+                name,
+            });
         }
     }
 }
@@ -85,11 +100,22 @@ impl EventSink for GraphEvents {
         match vertex {
             Some(vertex) => {
                 self.introduce(vertex);
-                self.sink.emit(ProgressEvent::Step { id: u64::from(vertex.0), event });
+                self.sink.emit(ProgressEvent::Step {
+                    id: u64::from(vertex.0),
+                    event,
+                });
             }
             None => {
-                if let Event::CacheTrouble { cache, operation, error, failures } = event {
-                    let text = format!("warning: the {cache} cache failed {failures} times (first, to {operation}: {error})");
+                if let Event::CacheTrouble {
+                    cache,
+                    operation,
+                    error,
+                    failures,
+                } = event
+                {
+                    let text = format!(
+                        "warning: the {cache} cache failed {failures} times (first, to {operation}: {error})"
+                    );
                     self.sink.emit(ProgressEvent::Note(text));
                 }
             }

@@ -18,15 +18,25 @@ pub(crate) fn save(global: &Global, args: &SaveArgs) -> Result<Exit> {
         ArchiveFormat::Oci => Format::Oci,
     };
     if args.output.is_none() && io::stdout().is_terminal() {
-        return Err(Usage("an archive is not written to a terminal: use -o FILE or redirect".to_owned()).into());
+        return Err(Usage(
+            "an archive is not written to a terminal: use -o FILE or redirect".to_owned(),
+        )
+        .into());
     }
     let engine = config::engine(global)?;
     let Some(path) = &args.output else {
-        engine.save(&args.images, format, io::BufWriter::new(io::stdout().lock()))?;
+        engine.save(
+            &args.images,
+            format,
+            io::BufWriter::new(io::stdout().lock()),
+        )?;
         return Ok(Exit::Done);
     };
     // The file appears when it is complete.
-    let name = path.file_name().context("-o names no file")?.to_string_lossy();
+    let name = path
+        .file_name()
+        .context("-o names no file")?
+        .to_string_lossy();
     let partial = path.with_file_name(format!(".{name}.partial"));
     let written = write(&engine, args, format, &partial).and_then(|()| {
         std::fs::rename(&partial, path).with_context(|| format!("`{}`", path.display()))
@@ -37,30 +47,50 @@ pub(crate) fn save(global: &Global, args: &SaveArgs) -> Result<Exit> {
     written.map(|()| Exit::Done)
 }
 
-fn write(engine: &longshore_engine::Engine, args: &SaveArgs, format: Format, path: &std::path::Path) -> Result<()> {
+fn write(
+    engine: &longshore_engine::Engine,
+    args: &SaveArgs,
+    format: Format,
+    path: &std::path::Path,
+) -> Result<()> {
     let file = File::create(path).with_context(|| format!("`{}`", path.display()))?;
     let mut sink = io::BufWriter::with_capacity(1 << 20, file);
     engine.save(&args.images, format, &mut sink)?;
-    sink.flush().with_context(|| format!("`{}`", path.display()))
+    sink.flush()
+        .with_context(|| format!("`{}`", path.display()))
 }
 
 pub(crate) fn load(global: &Global, args: &LoadArgs) -> Result<Exit> {
     let engine = config::engine(global)?;
     let loaded = match &args.input {
-        Some(path) => engine.load(File::open(path).with_context(|| format!("`{}`", path.display()))?)?,
+        Some(path) => {
+            engine.load(File::open(path).with_context(|| format!("`{}`", path.display()))?)?
+        }
         None => engine.load(io::stdin())?,
     };
     for image in loaded {
         if image.names.is_empty() {
-            out(&shown(args.quiet, "Loaded image ID", &image.descriptor.digest.to_string()));
+            out(&shown(
+                args.quiet,
+                "Loaded image ID",
+                &image.descriptor.digest.to_string(),
+            ));
         }
         for name in &image.names {
-            out(&shown(args.quiet, "Loaded image", &name.clone().with_default_tag().familiar()));
+            out(&shown(
+                args.quiet,
+                "Loaded image",
+                &name.clone().with_default_tag().familiar(),
+            ));
         }
     }
     Ok(Exit::Done)
 }
 
 fn shown(quiet: bool, what: &str, name: &str) -> String {
-    if quiet { name.to_owned() } else { format!("{what}: {name}") }
+    if quiet {
+        name.to_owned()
+    } else {
+        format!("{what}: {name}")
+    }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use longshore_engine::{
-    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, NetworkMode, OutputKind, OutputSpec, Resources,
+    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, NetworkMode, OutputKind, OutputSpec,
+    Resources,
 };
 use longshore_oci::Reference;
 use serde_json::json;
@@ -17,10 +18,12 @@ use super::call;
 use crate::args::{BuildArgs, Global, ProgressMode};
 use crate::exit::Exit;
 use crate::progress::Progress;
-use crate::report::{Usage, build_failure, diagnostics};
+use crate::report::{Usage, build_failure, diagnostics, say};
 use crate::table::out;
-use crate::{config, spec, units};
+use crate::{cache, config, spec, units};
 
+/// How many steps run at once: most wait for networks and disks more than they compute.
+const JOBS_DEFAULT: usize = 16;
 /// The largest archive or Dockerfile that is read from standard input, bytes.
 const STDIN_BYTES_MAX: u64 = 16 << 30;
 
@@ -29,14 +32,22 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
         return Err(Usage(format!("{flag} is not supported yet")).into());
     }
     if args.progress == ProgressMode::Tty {
-        return Err(Usage("--progress tty is not supported yet: auto, plain, rawjson and quiet are".to_owned()).into());
+        return Err(Usage(
+            "--progress tty is not supported yet: auto, plain, rawjson and quiet are".to_owned(),
+        )
+        .into());
     }
     let method = call::Method::parse(&args)?;
     // What came on standard input lives as long as the build.
     let mut stdin = None;
     let request = request(&args, &mut stdin)?;
-    let engine = config::engine(global)?;
-    let mode = if args.quiet { ProgressMode::Quiet } else { args.progress };
+    let engine = config::engine_that_runs(global, &args.sandboxing)?;
+    say_isolation(global, &engine, args.quiet)?;
+    let mode = if args.quiet {
+        ProgressMode::Quiet
+    } else {
+        args.progress
+    };
     let progress = Arc::new(Progress::new(mode, args.explain_cache));
     let runtime = config::runtime()?;
     if let Some(method) = method {
@@ -50,12 +61,35 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
                 interrupted.cancel();
             }
         });
-        engine.build(&request, Arc::clone(&progress) as Arc<dyn longshore_engine::ProgressSink>, cancel).await
+        engine
+            .build(
+                &request,
+                Arc::clone(&progress) as Arc<dyn longshore_engine::ProgressSink>,
+                cancel,
+            )
+            .await
     });
+    // A failed build does not wait for blobs that were being written beside it; what they
+    // left is cleared by the next start.
+    runtime.shutdown_background();
     match built {
         Ok(outcome) => finish(&args, &request, &outcome),
         Err(error) => Ok(build_failure(&error, |name| progress.tail_of(name))),
     }
+}
+
+/// Says once how processes are isolated, where that is not as well as can be.
+fn say_isolation(global: &Global, engine: &longshore_engine::Engine, quiet: bool) -> Result<()> {
+    let (isolation, why) = engine.isolation()?;
+    let reason = match (why, global.identity.only_own_id()) {
+        (_, Some(reason)) => format!("with the user's own id alone: {reason}"),
+        (Some(why), None) => why,
+        (None, None) => return Ok(()),
+    };
+    if !quiet {
+        say(&format!("isolation: {isolation} ({reason})"));
+    }
+    Ok(())
 }
 
 /// Waits for Ctrl-C or a request to end.
@@ -73,15 +107,24 @@ fn finish(args: &BuildArgs, request: &BuildRequest, outcome: &BuildOutcome) -> R
     if !args.quiet {
         diagnostics(&outcome.dockerfile, &outcome.warnings);
     }
-    let id = outcome.config.as_ref().or(outcome.image.as_ref()).map(|descriptor| descriptor.digest);
+    let id = outcome
+        .config
+        .as_ref()
+        .or(outcome.image.as_ref())
+        .map(|descriptor| descriptor.digest);
     if let (Some(path), Some(id)) = (&args.iidfile, id) {
-        std::fs::write(path, id.to_string()).with_context(|| format!("--iidfile `{}`", path.display()))?;
+        std::fs::write(path, id.to_string())
+            .with_context(|| format!("--iidfile `{}`", path.display()))?;
     }
     if let Some(path) = &args.metadata_file {
         write_metadata(path, request, outcome)?;
     }
     let prints_archive = request.outputs.iter().any(|output| {
-        output.dest.is_none() && matches!(output.kind, OutputKind::Tar | OutputKind::Oci | OutputKind::Docker)
+        output.dest.is_none()
+            && matches!(
+                output.kind,
+                OutputKind::Tar | OutputKind::Oci | OutputKind::Docker
+            )
     });
     if let Some(id) = id
         && !prints_archive
@@ -91,17 +134,29 @@ fn finish(args: &BuildArgs, request: &BuildRequest, outcome: &BuildOutcome) -> R
     Ok(Exit::Done)
 }
 
-fn write_metadata(path: &std::path::Path, request: &BuildRequest, outcome: &BuildOutcome) -> Result<()> {
+fn write_metadata(
+    path: &std::path::Path,
+    request: &BuildRequest,
+    outcome: &BuildOutcome,
+) -> Result<()> {
     let mut metadata = serde_json::Map::new();
     if let Some(image) = &outcome.image {
         metadata.insert("containerimage.digest".to_owned(), json!(image.digest));
         metadata.insert("containerimage.descriptor".to_owned(), json!(image));
     }
     if let Some(config) = &outcome.config {
-        metadata.insert("containerimage.config.digest".to_owned(), json!(config.digest));
+        metadata.insert(
+            "containerimage.config.digest".to_owned(),
+            json!(config.digest),
+        );
     }
     if !request.tags.is_empty() {
-        let names: Vec<String> = request.tags.iter().cloned().map(|tag| tag.with_default_tag().to_string()).collect();
+        let names: Vec<String> = request
+            .tags
+            .iter()
+            .cloned()
+            .map(|tag| tag.with_default_tag().to_string())
+            .collect();
         metadata.insert("image.name".to_owned(), json!(names.join(",")));
     }
     let text = serde_json::to_string_pretty(&metadata)? + "\n";
@@ -116,16 +171,31 @@ fn environment(name: &str) -> Option<String> {
 fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Result<BuildRequest> {
     let (context, dockerfile) = places(args, stdin)?;
     let mut build_args: BTreeMap<String, String> =
-        spec::pairs_or_environment(&args.build_arg, "--build-arg", environment)?.into_iter().collect();
+        spec::pairs_or_environment(&args.build_arg, "--build-arg", environment)?
+            .into_iter()
+            .collect();
     if let Some(epoch) = environment("SOURCE_DATE_EPOCH") {
-        build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
+        build_args
+            .entry("SOURCE_DATE_EPOCH".to_owned())
+            .or_insert(epoch);
     }
     let mut named_contexts = BTreeMap::new();
     for text in &args.build_context {
         let (name, place) = spec::split_pair(text, "--build-context")?;
-        named_contexts.insert(name.to_owned(), spec::parse_place(place).with_context(|| format!("--build-context `{text}`"))?);
+        named_contexts.insert(
+            name.to_owned(),
+            spec::parse_place(place).with_context(|| format!("--build-context `{text}`"))?,
+        );
     }
-    let tags = args.tag.iter().map(|tag| spec::parse_reference(tag).context("--tag")).collect::<Result<Vec<Reference>>>()?;
+    let tags = args
+        .tag
+        .iter()
+        .map(|tag| spec::parse_reference(tag).context("--tag"))
+        .collect::<Result<Vec<Reference>>>()?;
+    let mut cache_from = Vec::new();
+    for text in &args.cache_from {
+        cache_from.extend(cache::parse_from(text)?);
+    }
     Ok(BuildRequest {
         context,
         dockerfile,
@@ -142,9 +212,22 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
         network: network(args.network.as_deref())?,
-        extra_hosts: args.add_host.iter().map(|text| spec::parse_host(text)).collect::<Result<_>>()?,
-        shm_size_bytes: args.shm_size.as_deref().map(units::parse_bytes).transpose().context("--shm-size")?,
-        ulimits: args.ulimit.iter().map(|text| spec::parse_ulimit(text)).collect::<Result<_>>()?,
+        extra_hosts: args
+            .add_host
+            .iter()
+            .map(|text| spec::parse_host(text))
+            .collect::<Result<_>>()?,
+        shm_size_bytes: args
+            .shm_size
+            .as_deref()
+            .map(units::parse_bytes)
+            .transpose()
+            .context("--shm-size")?,
+        ulimits: args
+            .ulimit
+            .iter()
+            .map(|text| spec::parse_ulimit(text))
+            .collect::<Result<_>>()?,
         resources: resources(args)?,
         cgroup_parent: args.cgroup_parent.clone().unwrap_or_default(),
         entitlements: {
@@ -153,12 +236,22 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
             allowed.network_host |= args.network.as_deref() == Some("host");
             allowed
         },
-        secrets: args.secret.iter().map(|text| spec::parse_secret(text, environment)).collect::<Result<_>>()?,
+        secrets: args
+            .secret
+            .iter()
+            .map(|text| spec::parse_secret(text, environment))
+            .collect::<Result<_>>()?,
         ssh_agents: ssh_agents(&args.ssh)?,
         outputs: outputs(args)?,
         tags,
         annotations: annotations(&args.annotation)?,
-        jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(4, |n| n.get().max(4))),
+        jobs: args.jobs.unwrap_or(JOBS_DEFAULT),
+        cache_from,
+        cache_to: args
+            .cache_to
+            .iter()
+            .map(|text| cache::parse_to(text))
+            .collect::<Result<_>>()?,
     })
 }
 
@@ -179,7 +272,10 @@ fn annotations(texts: &[String]) -> Result<BTreeMap<String, String>> {
         let name = match name.split_once(':') {
             Some(("manifest", name)) => name,
             Some((kind @ ("index" | "manifest-descriptor" | "index-descriptor"), _)) => {
-                return Err(Usage(format!("--annotation `{text}`: annotations of an {kind} are not supported yet")).into());
+                return Err(Usage(format!(
+                    "--annotation `{text}`: annotations of an {kind} are not supported yet"
+                ))
+                .into());
             }
             _ => name,
         };
@@ -193,12 +289,20 @@ fn network(mode: Option<&str>) -> Result<NetworkMode> {
         None | Some("default") => Ok(NetworkMode::Default),
         Some("host") => Ok(NetworkMode::Host),
         Some("none") => Ok(NetworkMode::None),
-        Some(other) => Err(Usage(format!("--network `{other}`: default, host and none are known")).into()),
+        Some(other) => Err(Usage(format!(
+            "--network `{other}`: default, host and none are known"
+        ))
+        .into()),
     }
 }
 
 fn resources(args: &BuildArgs) -> Result<Resources> {
-    let memory = args.memory.as_deref().map(units::parse_bytes).transpose().context("--memory")?;
+    let memory = args
+        .memory
+        .as_deref()
+        .map(units::parse_bytes)
+        .transpose()
+        .context("--memory")?;
     Ok(Resources {
         memory_bytes: memory.map(i64::try_from).transpose().context("--memory")?,
         memory_swap_bytes: None,
@@ -217,13 +321,18 @@ fn ssh_agents(specs: &[String]) -> Result<BTreeMap<String, PathBuf>> {
         let (id, socket) = match text.split_once('=') {
             Some((id, socket)) => (id, PathBuf::from(socket)),
             None => {
-                let socket = environment("SSH_AUTH_SOCK").with_context(|| format!("--ssh `{text}`: SSH_AUTH_SOCK is not set"))?;
+                let socket = environment("SSH_AUTH_SOCK")
+                    .with_context(|| format!("--ssh `{text}`: SSH_AUTH_SOCK is not set"))?;
                 (text.as_str(), PathBuf::from(socket))
             }
         };
-        let kind = std::fs::metadata(&socket).with_context(|| format!("--ssh `{text}`: `{}`", socket.display()))?;
+        let kind = std::fs::metadata(&socket)
+            .with_context(|| format!("--ssh `{text}`: `{}`", socket.display()))?;
         if !kind.file_type().is_socket() {
-            return Err(Usage(format!("--ssh `{text}`: keys are not supported yet, an agent's socket is")).into());
+            return Err(Usage(format!(
+                "--ssh `{text}`: keys are not supported yet, an agent's socket is"
+            ))
+            .into());
         }
         agents.insert(id.to_owned(), socket);
     }
@@ -231,18 +340,31 @@ fn ssh_agents(specs: &[String]) -> Result<BTreeMap<String, PathBuf>> {
 }
 
 fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>> {
-    let mut outputs = args.output.iter().map(|text| spec::parse_output(text)).collect::<Result<Vec<_>>>()?;
-    let has_image = outputs.iter().any(|output| output.kind == OutputKind::Image);
+    let mut outputs = args
+        .output
+        .iter()
+        .map(|text| spec::parse_output(text))
+        .collect::<Result<Vec<_>>>()?;
+    let has_image = outputs
+        .iter()
+        .any(|output| output.kind == OutputKind::Image);
     if outputs.is_empty() || ((args.push || args.load) && !has_image) {
         outputs.push(OutputSpec::new(OutputKind::Image));
     }
     if args.push {
-        for output in outputs.iter_mut().filter(|output| output.kind == OutputKind::Image) {
+        for output in outputs
+            .iter_mut()
+            .filter(|output| output.kind == OutputKind::Image)
+        {
             output.push = true;
         }
     }
     let to_stdout = |output: &&OutputSpec| {
-        output.dest.is_none() && matches!(output.kind, OutputKind::Tar | OutputKind::Oci | OutputKind::Docker)
+        output.dest.is_none()
+            && matches!(
+                output.kind,
+                OutputKind::Tar | OutputKind::Oci | OutputKind::Docker
+            )
     };
     if outputs.iter().filter(to_stdout).count() > 1 {
         return Err(Usage("only one output can go to standard output".to_owned()).into());
@@ -251,11 +373,20 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>> {
 }
 
 /// Where the context and the Dockerfile are.
-fn places(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Result<(ContextSpec, DockerfileSpec)> {
-    let context = args.context.as_deref().ok_or_else(|| Usage("a context is missing: PATH, URL or -".to_owned()))?;
+fn places(
+    args: &BuildArgs,
+    stdin: &mut Option<tempfile::NamedTempFile>,
+) -> Result<(ContextSpec, DockerfileSpec)> {
+    let context = args
+        .context
+        .as_deref()
+        .ok_or_else(|| Usage("a context is missing: PATH, URL or -".to_owned()))?;
     if context == "-" {
         if args.file.as_deref() == Some("-") {
-            return Err(Usage("the context and the Dockerfile cannot both come from standard input".to_owned()).into());
+            return Err(Usage(
+                "the context and the Dockerfile cannot both come from standard input".to_owned(),
+            )
+            .into());
         }
         return from_stdin(args, stdin);
     }
@@ -263,7 +394,10 @@ fn places(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Resu
     let dockerfile = match args.file.as_deref() {
         Some("-") => {
             let mut text = Vec::new();
-            std::io::stdin().take(64 << 20).read_to_end(&mut text).context("standard input")?;
+            std::io::stdin()
+                .take(64 << 20)
+                .read_to_end(&mut text)
+                .context("standard input")?;
             DockerfileSpec::Text(text)
         }
         Some(path) => match &place {
@@ -276,9 +410,13 @@ fn places(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Resu
 }
 
 /// An archive is a context; anything else is a Dockerfile without one.
-fn from_stdin(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Result<(ContextSpec, DockerfileSpec)> {
+fn from_stdin(
+    args: &BuildArgs,
+    stdin: &mut Option<tempfile::NamedTempFile>,
+) -> Result<(ContextSpec, DockerfileSpec)> {
     let mut file = tempfile::NamedTempFile::new().context("standard input")?;
-    std::io::copy(&mut std::io::stdin().take(STDIN_BYTES_MAX), &mut file).context("standard input")?;
+    std::io::copy(&mut std::io::stdin().take(STDIN_BYTES_MAX), &mut file)
+        .context("standard input")?;
     if is_archive(file.path())? {
         let place = ContextSpec::Archive(file.path().to_owned());
         *stdin = Some(file);
@@ -292,8 +430,15 @@ fn from_stdin(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> 
 /// Whether a file begins as a tar archive or a compressed one does.
 fn is_archive(path: &std::path::Path) -> Result<bool> {
     let mut start = Vec::new();
-    std::fs::File::open(path)?.take(512).read_to_end(&mut start)?;
-    let compressed = [&[0x1f, 0x8b][..], b"BZh", &[0xfd, b'7', b'z', b'X', b'Z'], &[0x28, 0xb5, 0x2f, 0xfd]];
+    std::fs::File::open(path)?
+        .take(512)
+        .read_to_end(&mut start)?;
+    let compressed = [
+        &[0x1f, 0x8b][..],
+        b"BZh",
+        &[0xfd, b'7', b'z', b'X', b'Z'],
+        &[0x28, 0xb5, 0x2f, 0xfd],
+    ];
     let is_tar = start.len() == 512 && &start[257..262] == b"ustar";
     Ok(is_tar || compressed.iter().any(|magic| start.starts_with(magic)))
 }

@@ -42,27 +42,51 @@ impl Method {
             Some("check" | "lint") => Some(Kind::Check),
             Some("outline") => Some(Kind::Outline),
             Some("targets") => Some(Kind::Targets),
-            other => return Err(Usage(format!("--call `{}`: build, check, outline and targets are known", other.unwrap_or(""))).into()),
+            other => {
+                return Err(Usage(format!(
+                    "--call `{}`: build, check, outline and targets are known",
+                    other.unwrap_or("")
+                ))
+                .into());
+            }
         };
         let mut as_json = false;
         for field in fields {
             match field {
                 "format=json" => as_json = true,
                 "format=text" | "format=" => as_json = false,
-                other => return Err(Usage(format!("--call `{text}`: `{other}` is not supported")).into()),
+                other => {
+                    return Err(
+                        Usage(format!("--call `{text}`: `{other}` is not supported")).into(),
+                    );
+                }
             }
         }
-        Ok(kind.map(|kind| Self { kind, json: as_json }))
+        Ok(kind.map(|kind| Self {
+            kind,
+            json: as_json,
+        }))
     }
 }
 
 /// Answers `method` for the request.
-pub(crate) async fn run(engine: &Engine, request: &BuildRequest, method: Method, progress: Arc<Progress>) -> Result<Exit> {
+pub(crate) async fn run(
+    engine: &Engine,
+    request: &BuildRequest,
+    method: Method,
+    progress: Arc<Progress>,
+) -> Result<Exit> {
     let sink = Arc::clone(&progress) as Arc<dyn longshore_engine::ProgressSink>;
     let answered = match method.kind {
         Kind::Check => return check(engine, request, method.json, sink).await,
-        Kind::Outline => engine.outline(request, sink).await.map(|outline| show_outline(&outline, method.json)),
-        Kind::Targets => engine.targets(request, sink).await.map(|targets| show_targets(&targets, method.json)),
+        Kind::Outline => engine
+            .outline(request, sink)
+            .await
+            .map(|outline| show_outline(&outline, method.json)),
+        Kind::Targets => engine
+            .targets(request, sink)
+            .await
+            .map(|targets| show_targets(&targets, method.json)),
     };
     match answered {
         Ok(shown) => shown.map(|()| Exit::Done),
@@ -102,11 +126,17 @@ async fn check(
 }
 
 fn summary(warnings: usize, errors: usize) -> String {
-    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let count = |number: usize, what: &str| {
+        format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    };
     match (warnings, errors) {
         (0, 0) => "Check complete, no warnings found.".to_owned(),
         (warnings, 0) => format!("Check complete, {} found!", count(warnings, "warning")),
-        (warnings, errors) => format!("Check failed: {}, {}", count(errors, "error"), count(warnings, "warning")),
+        (warnings, errors) => format!(
+            "Check failed: {}, {}",
+            count(errors, "error"),
+            count(warnings, "warning")
+        ),
     }
 }
 
@@ -115,7 +145,14 @@ fn show_outline(outline: &Outline, as_json: bool) -> Result<()> {
         out(&serde_json::to_string_pretty(outline)?);
         return Ok(());
     }
-    out(&format!("TARGET:      {}", if outline.name.is_empty() { "default" } else { &outline.name }));
+    out(&format!(
+        "TARGET:      {}",
+        if outline.name.is_empty() {
+            "default"
+        } else {
+            &outline.name
+        }
+    ));
     if !outline.description.is_empty() {
         out(&format!("DESCRIPTION: {}", outline.description));
     }
@@ -126,10 +163,21 @@ fn show_outline(outline: &Outline, as_json: bool) -> Result<()> {
         .collect();
     if !rows.is_empty() {
         out("");
-        print_rows(&rows, &[("BUILD ARG", "Name"), ("VALUE", "Value"), ("DESCRIPTION", "Description")], None)?;
+        print_rows(
+            &rows,
+            &[
+                ("BUILD ARG", "Name"),
+                ("VALUE", "Value"),
+                ("DESCRIPTION", "Description"),
+            ],
+            None,
+        )?;
     }
     for (heading, mounts) in [("SECRET", &outline.secrets), ("SSH", &outline.ssh)] {
-        let rows: Vec<Value> = mounts.iter().map(|mount| json!({ "Name": mount.name, "Required": mount.required })).collect();
+        let rows: Vec<Value> = mounts
+            .iter()
+            .map(|mount| json!({ "Name": mount.name, "Required": mount.required }))
+            .collect();
         if !rows.is_empty() {
             out("");
             print_rows(&rows, &[(heading, "Name"), ("REQUIRED", "Required")], None)?;
@@ -143,13 +191,21 @@ fn show_targets(targets: &Targets, as_json: bool) -> Result<()> {
         out(&serde_json::to_string_pretty(targets)?);
         return Ok(());
     }
-    let name = |target: &longshore_frontend::Target| match (target.name.is_empty(), target.default) {
+    let name = |target: &longshore_frontend::Target| match (target.name.is_empty(), target.default)
+    {
         (true, true) => "(default)".to_owned(),
         (true, false) => "(unnamed)".to_owned(),
         (false, true) => format!("{} (default)", target.name),
         (false, false) => target.name.clone(),
     };
-    let rows: Vec<Value> =
-        targets.targets.iter().map(|target| json!({ "Name": name(target), "Description": target.description })).collect();
-    print_rows(&rows, &[("TARGET", "Name"), ("DESCRIPTION", "Description")], None)
+    let rows: Vec<Value> = targets
+        .targets
+        .iter()
+        .map(|target| json!({ "Name": name(target), "Description": target.description }))
+        .collect();
+    print_rows(
+        &rows,
+        &[("TARGET", "Name"), ("DESCRIPTION", "Description")],
+        None,
+    )
 }

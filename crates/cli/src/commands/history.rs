@@ -20,7 +20,11 @@ pub(crate) fn run(global: &Global, args: &HistoryArgs) -> Result<Exit> {
     let now = jiff::Timestamp::now();
     let mut rows = Vec::new();
     for entry in &found.config.history {
-        let size = if entry.empty_layer { 0 } else { sizes.next().unwrap_or(0) };
+        let size = if entry.empty_layer {
+            0
+        } else {
+            sizes.next().unwrap_or(0)
+        };
         let created = entry.created.clone().unwrap_or_default();
         let by = entry.created_by.replace(['\n', '\t'], " ");
         rows.push(json!({
@@ -35,10 +39,19 @@ pub(crate) fn run(global: &Global, args: &HistoryArgs) -> Result<Exit> {
     // The newest first, as Docker has it; the image's id stands at the newest.
     rows.reverse();
     if let Some(first) = rows.first_mut() {
-        first["ID"] = json!(if args.no_trunc { found.id().to_string() } else { found.id().short() });
+        first["ID"] = json!(if args.no_trunc {
+            found.id().to_string()
+        } else {
+            found.id().short()
+        });
     }
-    let columns =
-        [("IMAGE", "ID"), ("CREATED", "CreatedSince"), ("CREATED BY", "CreatedBy"), ("SIZE", "Size"), ("COMMENT", "Comment")];
+    let columns = [
+        ("IMAGE", "ID"),
+        ("CREATED", "CreatedSince"),
+        ("CREATED BY", "CreatedBy"),
+        ("SIZE", "Size"),
+        ("COMMENT", "Comment"),
+    ];
     print_rows(&rows, &columns, args.format.as_deref())?;
     Ok(Exit::Done)
 }
@@ -47,5 +60,8 @@ fn shorten(text: &str) -> String {
     if text.chars().count() <= INSTRUCTION_WIDTH {
         return text.to_owned();
     }
-    text.chars().take(INSTRUCTION_WIDTH - 1).chain(['…']).collect()
+    text.chars()
+        .take(INSTRUCTION_WIDTH - 1)
+        .chain(['…'])
+        .collect()
 }

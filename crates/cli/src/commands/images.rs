@@ -12,18 +12,34 @@ use crate::{config, spec, units};
 
 pub(crate) fn run(global: &Global, args: &ImagesArgs) -> Result<Exit> {
     let engine = config::engine(global)?;
-    let wanted = args.name.as_deref().map(spec::parse_reference).transpose()?;
+    let wanted = args
+        .name
+        .as_deref()
+        .map(spec::parse_reference)
+        .transpose()?;
     let mut rows = Vec::new();
-    for image in engine.images()?.iter().filter(|image| is_wanted(image, wanted.as_ref())) {
+    for image in engine
+        .images()?
+        .iter()
+        .filter(|image| is_wanted(image, wanted.as_ref()))
+    {
         rows.push(row(&engine, image, args.no_trunc));
     }
-    rows.sort_by_key(|row| std::cmp::Reverse(row["CreatedAt"].as_str().unwrap_or_default().to_owned()));
+    rows.sort_by_key(|row| {
+        std::cmp::Reverse(row["CreatedAt"].as_str().unwrap_or_default().to_owned())
+    });
     if args.quiet {
-        rows.iter().for_each(|row| out(row["ID"].as_str().unwrap_or_default()));
+        rows.iter()
+            .for_each(|row| out(row["ID"].as_str().unwrap_or_default()));
         return Ok(Exit::Done);
     }
-    let mut columns =
-        vec![("REPOSITORY", "Repository"), ("TAG", "Tag"), ("IMAGE ID", "ID"), ("CREATED", "CreatedSince"), ("SIZE", "Size")];
+    let mut columns = vec![
+        ("REPOSITORY", "Repository"),
+        ("TAG", "Tag"),
+        ("IMAGE ID", "ID"),
+        ("CREATED", "CreatedSince"),
+        ("SIZE", "Size"),
+    ];
     if args.digests {
         columns.insert(2, ("DIGEST", "Digest"));
     }
@@ -34,7 +50,8 @@ pub(crate) fn run(global: &Global, args: &ImagesArgs) -> Result<Exit> {
 fn is_wanted(image: &StoredImage, wanted: Option<&Reference>) -> bool {
     let Some(wanted) = wanted else { return true };
     image.reference.as_ref().is_some_and(|reference| {
-        reference.name() == wanted.name() && (wanted.tag().is_none() || wanted.tag() == reference.tag())
+        reference.name() == wanted.name()
+            && (wanted.tag().is_none() || wanted.tag() == reference.tag())
     })
 }
 
@@ -42,9 +59,17 @@ fn row(engine: &Engine, image: &StoredImage, whole_ids: bool) -> Value {
     let none = || "<none>".to_owned();
     let read = engine.read_image(image, &Platform::host());
     let (id, size, created) = match &read {
-        Ok(found) => (found.id(), found.size_bytes(), found.config.created.clone().unwrap_or_default()),
+        Ok(found) => (
+            found.id(),
+            found.size_bytes(),
+            found.config.created.clone().unwrap_or_default(),
+        ),
         // An index of other platforms is shown by its own digest.
-        Err(_) => (image.descriptor.digest, image.descriptor.size, String::new()),
+        Err(_) => (
+            image.descriptor.digest,
+            image.descriptor.size,
+            String::new(),
+        ),
     };
     json!({
         "Repository": image.reference.as_ref().map_or_else(none, Reference::familiar_name),

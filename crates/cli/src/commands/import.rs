@@ -14,11 +14,17 @@ use crate::{config, spec};
 
 pub(crate) fn run(global: &Global, args: ImportArgs) -> Result<Exit> {
     let platform = match &args.platform {
-        Some(text) => text.parse().with_context(|| format!("--platform `{text}`"))?,
+        Some(text) => text
+            .parse()
+            .with_context(|| format!("--platform `{text}`"))?,
         None => Platform::host(),
     };
     let request = ImportRequest {
-        name: args.name.as_deref().map(spec::parse_reference).transpose()?,
+        name: args
+            .name
+            .as_deref()
+            .map(spec::parse_reference)
+            .transpose()?,
         changes: args.change,
         message: args.message.unwrap_or_default(),
         platform,
@@ -26,7 +32,10 @@ pub(crate) fn run(global: &Global, args: ImportArgs) -> Result<Exit> {
     let engine = config::engine(global)?;
     let descriptor = match args.file.as_str() {
         "-" => engine.import(io::stdin(), &request)?,
-        path => engine.import(File::open(path).with_context(|| format!("`{path}`"))?, &request)?,
+        path => engine.import(
+            File::open(path).with_context(|| format!("`{path}`"))?,
+            &request,
+        )?,
     };
     out(&descriptor.digest.to_string());
     Ok(Exit::Done)

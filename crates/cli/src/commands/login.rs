@@ -22,20 +22,30 @@ pub(crate) fn login(global: &Global, args: LoginArgs) -> Result<Exit> {
         None => ask("Username: ")?,
     };
     let password = match (args.password, args.password_stdin) {
-        (Some(_), true) => return Err(Usage("--password and --password-stdin exclude each other".to_owned()).into()),
+        (Some(_), true) => {
+            return Err(
+                Usage("--password and --password-stdin exclude each other".to_owned()).into(),
+            );
+        }
         (Some(password), false) => password,
         (None, true) => from_stdin()?,
-        (None, false) => return Err(Usage("a password is missing: --password-stdin".to_owned()).into()),
+        (None, false) => {
+            return Err(Usage("a password is missing: --password-stdin".to_owned()).into());
+        }
     };
     let credentials = Credentials::password(username, password);
     let engine = config::engine(global)?;
     config::runtime()?.block_on(async {
         let check = engine.check_login(registry, &credentials).await?;
         if check == LoginCheck::NotRequired {
-            say(&format!("registry `{registry}` asks for no credentials; they are kept all the same"));
+            say(&format!(
+                "registry `{registry}` asks for no credentials; they are kept all the same"
+            ));
         }
         let file = config::docker_config()?;
-        config::credentials().login(&file, registry, &credentials).await?;
+        config::credentials()
+            .login(&file, registry, &credentials)
+            .await?;
         out("Login Succeeded");
         Ok(Exit::Done)
     })
@@ -58,12 +68,18 @@ fn ask(prompt: &str) -> Result<String> {
     }
     say(prompt);
     let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line).context("standard input")?;
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .context("standard input")?;
     Ok(line.trim().to_owned())
 }
 
 fn from_stdin() -> Result<String> {
     let mut password = String::new();
-    std::io::stdin().take(PASSWORD_BYTES_MAX).read_to_string(&mut password).context("standard input")?;
+    std::io::stdin()
+        .take(PASSWORD_BYTES_MAX)
+        .read_to_string(&mut password)
+        .context("standard input")?;
     Ok(password.trim_end_matches(['\r', '\n']).to_owned())
 }

@@ -15,7 +15,9 @@ use crate::{config, spec};
 pub(crate) fn run(global: &Global, args: &PullArgs) -> Result<Exit> {
     let reference = spec::parse_reference(&args.image)?.with_default_tag();
     let platform = match &args.platform {
-        Some(text) => text.parse().with_context(|| format!("--platform `{text}`"))?,
+        Some(text) => text
+            .parse()
+            .with_context(|| format!("--platform `{text}`"))?,
         None => Platform::host(),
     };
     let engine = config::engine(global)?;
@@ -23,7 +25,11 @@ pub(crate) fn run(global: &Global, args: &PullArgs) -> Result<Exit> {
     let pulled = config::runtime()?.block_on(engine.pull(&reference, &platform, observer))?;
     if !args.quiet {
         say(&format!("Digest: {}", pulled.descriptor.digest));
-        let status = if pulled.fetched_bytes == 0 { "Image is up to date for" } else { "Downloaded newer image for" };
+        let status = if pulled.fetched_bytes == 0 {
+            "Image is up to date for"
+        } else {
+            "Downloaded newer image for"
+        };
         say(&format!("Status: {status} {}", reference.familiar()));
     }
     out(&reference.to_string());

@@ -21,8 +21,13 @@ pub(crate) fn run(global: &Global, args: &PushArgs) -> Result<Exit> {
             return Err(Usage("--all-tags goes with a name alone".to_owned()).into());
         }
         true => {
-            let names = engine.images()?.into_iter().filter_map(|image| image.reference);
-            names.filter(|name| name.name() == given.name() && name.tag().is_some()).collect()
+            let names = engine
+                .images()?
+                .into_iter()
+                .filter_map(|image| image.reference);
+            names
+                .filter(|name| name.name() == given.name() && name.tag().is_some())
+                .collect()
         }
     };
     anyhow::ensure!(!targets.is_empty(), "no image is named `{}`", args.image);
@@ -32,7 +37,12 @@ pub(crate) fn run(global: &Global, args: &PushArgs) -> Result<Exit> {
         let descriptor = runtime.block_on(engine.push(&target, observer))?;
         if !args.quiet {
             let version = target.clone().with_default_tag();
-            say(&format!("{}: digest: {} size: {}", version.familiar(), descriptor.digest, descriptor.size));
+            say(&format!(
+                "{}: digest: {} size: {}",
+                version.familiar(),
+                descriptor.digest,
+                descriptor.size
+            ));
         }
         out(&descriptor.digest.to_string());
     }

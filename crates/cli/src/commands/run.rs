@@ -81,7 +81,7 @@ fn start(global: &Global, args: RunArgs) -> Result<u8> {
             .with_context(|| format!("--platform `{text}`"))?,
         None => Platform::host(),
     };
-    let engine = config::engine(global)?;
+    let engine = config::engine_that_runs(global, &args.sandboxing)?;
     let runtime = config::runtime()?;
     let (name, command) = args
         .image_and_command

@@ -14,9 +14,14 @@ pub(crate) fn run(global: &Global, args: &ServeArgs) -> Result<Exit> {
     let root = StateRoot::open(config::state_root(global)?)?;
     let server = RegistryServer::new(&root, Options::open_to_all());
     config::runtime()?.block_on(async {
-        let listener =
-            TcpListener::bind(&args.listen).await.with_context(|| format!("cannot listen on `{}`", args.listen))?;
-        say(&format!("serving {} on http://{}", root.path().display(), listener.local_addr()?));
+        let listener = TcpListener::bind(&args.listen)
+            .await
+            .with_context(|| format!("cannot listen on `{}`", args.listen))?;
+        say(&format!(
+            "serving {} on http://{}",
+            root.path().display(),
+            listener.local_addr()?
+        ));
         server.serve(listener, ended()).await;
         Ok(Exit::Done)
     })

@@ -18,7 +18,10 @@ pub(crate) struct ShownTransfers {
 
 impl ShownTransfers {
     pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet, ..Self::default() }
+        Self {
+            quiet,
+            ..Self::default()
+        }
     }
 }
 
@@ -33,9 +36,15 @@ impl TransferObserver for ShownTransfers {
         if before == Some(done) {
             return;
         }
-        let (doing, size) = (direction(transfer.direction), units::show_bytes(transfer.size_bytes));
+        let (doing, size) = (
+            direction(transfer.direction),
+            units::show_bytes(transfer.size_bytes),
+        );
         match done {
-            true => say(&format!("{}: {doing} complete ({size})", transfer.digest.short())),
+            true => say(&format!(
+                "{}: {doing} complete ({size})",
+                transfer.digest.short()
+            )),
             false => say(&format!("{}: {doing} {size}", transfer.digest.short())),
         }
     }

@@ -51,19 +51,34 @@ pub(crate) fn assemble(
         media_type: Some(manifest_type.to_owned()),
         artifact_type: None,
         config: Descriptor::of(config_type, &config_bytes),
-        layers: layers.iter().map(|layer| layer_descriptor(&layer.descriptor, oci_media_types)).collect(),
+        layers: layers
+            .iter()
+            .map(|layer| layer_descriptor(&layer.descriptor, oci_media_types))
+            .collect(),
         subject: None,
         annotations: annotations.clone(),
     };
     let manifest_bytes = to_json(&manifest)?;
     let mut descriptor = Descriptor::of(manifest_type, &manifest_bytes);
     descriptor.platform = Some(config.platform());
-    Ok(Assembled { config: config_bytes, config_descriptor: manifest.config, manifest: manifest_bytes, descriptor })
+    Ok(Assembled {
+        config: config_bytes,
+        config_descriptor: manifest.config,
+        manifest: manifest_bytes,
+        descriptor,
+    })
 }
 
 /// An index of several platforms' manifests.
-pub(crate) fn index(manifests: Vec<Descriptor>, oci_media_types: bool) -> Result<(Vec<u8>, Descriptor), EngineError> {
-    let kind = if oci_media_types { media_type::OCI_INDEX } else { media_type::DOCKER_INDEX };
+pub(crate) fn index(
+    manifests: Vec<Descriptor>,
+    oci_media_types: bool,
+) -> Result<(Vec<u8>, Descriptor), EngineError> {
+    let kind = if oci_media_types {
+        media_type::OCI_INDEX
+    } else {
+        media_type::DOCKER_INDEX
+    };
     let index = Index {
         schema_version: 2,
         media_type: Some(kind.to_owned()),
@@ -89,7 +104,10 @@ fn layer_descriptor(descriptor: &Descriptor, oci: bool) -> Descriptor {
         (m::OCI_LAYER_ZSTD, false) => m::DOCKER_LAYER_ZSTD,
         (other, _) => other,
     };
-    Descriptor { media_type: translated.to_owned(), ..descriptor.clone() }
+    Descriptor {
+        media_type: translated.to_owned(),
+        ..descriptor.clone()
+    }
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, EngineError> {
@@ -104,10 +122,25 @@ mod tests {
     #[test]
     fn one_image_speaks_one_dialect() {
         let blob = Descriptor::new(media_type::DOCKER_LAYER_GZIP, Digest::sha256_of(b"l"), 1);
-        let layer = ImageLayer { descriptor: blob, diff_id: DiffId(Digest::sha256_of(b"t")), created: Timestamp::UNIX_EPOCH };
-        let config = ImageConfig { architecture: "amd64".into(), os: "linux".into(), ..ImageConfig::default() };
+        let layer = ImageLayer {
+            descriptor: blob,
+            diff_id: DiffId(Digest::sha256_of(b"t")),
+            created: Timestamp::UNIX_EPOCH,
+        };
+        let config = ImageConfig {
+            architecture: "amd64".into(),
+            os: "linux".into(),
+            ..ImageConfig::default()
+        };
         for oci in [true, false] {
-            let made = assemble(&config, std::slice::from_ref(&layer), oci, &BTreeMap::new(), None).unwrap();
+            let made = assemble(
+                &config,
+                std::slice::from_ref(&layer),
+                oci,
+                &BTreeMap::new(),
+                None,
+            )
+            .unwrap();
             let text = String::from_utf8(made.manifest).unwrap();
             assert_eq!(text.contains("vnd.docker"), !oci, "{text}");
             assert_eq!(text.contains("vnd.oci"), oci, "{text}");

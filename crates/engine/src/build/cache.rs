@@ -37,7 +37,8 @@ impl CacheBackend for StoredCache {
             Ok::<_, BoxError>(row)
         })
         .await??;
-        row.map(|row| CacheRecord::from_bytes(&row.record).map_err(Into::into)).transpose()
+        row.map(|row| CacheRecord::from_bytes(&row.record).map_err(Into::into))
+            .transpose()
     }
 
     async fn record(&self, keys: &[CacheKey], record: &CacheRecord) -> Result<(), BoxError> {
@@ -66,7 +67,11 @@ impl CacheBackend for StoredCache {
 fn rows(keys: &[CacheKey], record: &CacheRecord) -> Result<Vec<Row>, BoxError> {
     let bytes = record.to_bytes();
     let layers = layers_of(record)?;
-    let identity: Vec<u8> = record.outputs.iter().flat_map(|output| output.identity.0).collect();
+    let identity: Vec<u8> = record
+        .outputs
+        .iter()
+        .flat_map(|output| output.identity.0)
+        .collect();
     let fields = serde_json::to_string(&record.trace.fields)?;
     let now = SystemTime::now();
     let row = |(at, key): (usize, &CacheKey)| Row {
@@ -74,7 +79,12 @@ fn rows(keys: &[CacheKey], record: &CacheRecord) -> Result<Vec<Row>, BoxError> {
         record: bytes.clone(),
         identity: identity.clone(),
         fields: fields.clone(),
-        grouping: record.trace.groups.get(at).map(ToString::to_string).unwrap_or_default(),
+        grouping: record
+            .trace
+            .groups
+            .get(at)
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         cost_ms: record.cost_ms,
         layers: layers.iter().copied().collect(),
         blobs: Vec::new(),
@@ -88,7 +98,11 @@ fn layers_of(record: &CacheRecord) -> Result<BTreeSet<LayerId>, BoxError> {
     let mut layers = BTreeSet::new();
     for output in &record.outputs {
         let recorded: Vec<RecordedLayer> = serde_json::from_slice(&output.encoded)?;
-        layers.extend(recorded.into_iter().map(|layer| LayerKey::from(layer.key).record_id()));
+        layers.extend(
+            recorded
+                .into_iter()
+                .map(|layer| LayerKey::from(layer.key).record_id()),
+        );
     }
     Ok(layers)
 }

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_graph::CacheSharing;
-use longshore_layers::{DirectoryForm, DirectoryOptions, NoLowerLayers, changes_of_view, materialise};
+use longshore_layers::{
+    DirectoryForm, NoLowerLayers, Ownership, changes_of_view, materialise,
+};
 use longshore_solver::BoxError;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +55,10 @@ impl HeldCache {
 
 impl CacheDirectories {
     pub(crate) fn new(engine: &Engine) -> Self {
-        Self { folder: engine.cache_directory("mounts"), engine: engine.clone() }
+        Self {
+            folder: engine.cache_directory("mounts"),
+            engine: engine.clone(),
+        }
     }
 
     /// Waits for the directory of `id`, made anew with `seed`'s files where there is none.
@@ -66,10 +71,14 @@ impl CacheDirectories {
         seed: Option<Vec<Arc<Layer>>>,
         cancel: &CancellationToken,
     ) -> Result<HeldCache, BoxError> {
-        let folder = self.folder.join(directory_name(id, mode, owner, seed.as_deref()));
+        let folder = self
+            .folder
+            .join(directory_name(id, mode, owner, seed.as_deref()));
         fs::create_dir_all(&folder).map_err(EngineError::io("make", &folder))?;
         let (path, lock) = loop {
-            if let Some(held) = try_hold(&folder, sharing).map_err(EngineError::io("lock", &folder))? {
+            if let Some(held) =
+                try_hold(&folder, sharing).map_err(EngineError::io("lock", &folder))?
+            {
                 break held;
             }
             tokio::select! {
@@ -95,19 +104,32 @@ impl CacheDirectories {
             None => None,
             Some(layers) => {
                 let view = self.engine.layers().view(&layers).await?;
-                Some((view, StoredContent::open(self.engine.layers(), &layers).await?))
+                Some((
+                    view,
+                    StoredContent::open(self.engine.layers(), &layers).await?,
+                ))
             }
         };
         let (path, parent) = (path.to_owned(), path.parent().unwrap_or(path).to_owned());
+        let store = Arc::clone(self.engine.layers());
         spawn_blocking(move || {
-            let fresh = tempfile::Builder::new().prefix("new-").tempdir_in(&parent)?;
+            let fresh = tempfile::Builder::new()
+                .prefix("new-")
+                .tempdir_in(&parent)?;
             if let Some((view, content)) = files {
                 let changes = changes_of_view(&view, &content)?;
-                let options = DirectoryOptions::new(DirectoryForm::Merged);
-                materialise(&changes, fs::File::open(fresh.path())?, &options, &NoLowerLayers)?;
+                let options = store.directory_options(DirectoryForm::Merged);
+                materialise(
+                    &changes,
+                    fs::File::open(fresh.path())?,
+                    &options,
+                    &NoLowerLayers,
+                )?;
             }
             fs::set_permissions(fresh.path(), Permissions::from_mode(mode))?;
-            chown(fresh.path(), Some(owner.0), Some(owner.1))?;
+            if store.ownership() == Ownership::Restore {
+                chown(fresh.path(), Some(owner.0), Some(owner.1))?;
+            }
             match fs::rename(fresh.path(), &path) {
                 // Another shared user was faster.
                 Err(_) if path.exists() => Ok(()),
@@ -124,7 +146,9 @@ impl CacheDirectories {
 
 fn directory_name(id: &str, mode: u32, owner: (u32, u32), seed: Option<&[Arc<Layer>]>) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("longshore cache mount 1");
-    hasher.update(&(id.len() as u64).to_le_bytes()).update(id.as_bytes());
+    hasher
+        .update(&(id.len() as u64).to_le_bytes())
+        .update(id.as_bytes());
     for number in [mode, owner.0, owner.1] {
         hasher.update(&number.to_le_bytes());
     }
@@ -135,7 +159,11 @@ fn directory_name(id: &str, mode: u32, owner: (u32, u32), seed: Option<&[Arc<Lay
 }
 
 fn try_hold(folder: &Path, sharing: CacheSharing) -> io::Result<Option<(PathBuf, File)>> {
-    let count = if sharing == CacheSharing::Private { PRIVATE_MAX } else { 1 };
+    let count = if sharing == CacheSharing::Private {
+        PRIVATE_MAX
+    } else {
+        1
+    };
     for number in 0..count {
         let lock = open_lock(&folder.join(format!("{number}.lock")))?;
         let locked = match sharing {
@@ -152,5 +180,9 @@ fn try_hold(folder: &Path, sharing: CacheSharing) -> io::Result<Option<(PathBuf,
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(path)
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
 }

@@ -22,8 +22,14 @@ pub(crate) struct StoredContent {
 
 impl StoredContent {
     /// Makes the directories of the layers that only exist as blobs, all at once.
-    pub(crate) async fn open(store: &Arc<LayerStore>, layers: &[Arc<Layer>]) -> Result<Self, EngineError> {
-        let stored = layers.iter().enumerate().filter(|(_, layer)| layer.changes().is_none());
+    pub(crate) async fn open(
+        store: &Arc<LayerStore>,
+        layers: &[Arc<Layer>],
+    ) -> Result<Self, EngineError> {
+        let stored = layers
+            .iter()
+            .enumerate()
+            .filter(|(_, layer)| layer.changes().is_none());
         let each = stored.map(|(at, layer)| store.directory(layer, &layers[..at]));
         futures_util::future::try_join_all(each).await?;
         Ok(Self::lazy(Arc::clone(store), layers.to_vec()))
@@ -32,17 +38,32 @@ impl StoredContent {
     /// Makes a directory only when a file of it is asked for: for the few lookups of names.
     pub(crate) fn lazy(store: Arc<LayerStore>, layers: Vec<Arc<Layer>>) -> Self {
         let opened = layers.iter().map(|_| OnceLock::new()).collect();
-        Self { store, layers, opened, runtime: tokio::runtime::Handle::current() }
+        Self {
+            store,
+            layers,
+            opened,
+            runtime: tokio::runtime::Handle::current(),
+        }
     }
 
     fn directory(&self, at: usize) -> io::Result<Arc<OwnedFd>> {
         if let Some(Some(open)) = self.opened[at].get() {
             return Ok(Arc::clone(open));
         }
-        let ready = self.runtime.block_on(self.store.directory(&self.layers[at], &self.layers[..at]));
+        let ready = self
+            .runtime
+            .block_on(self.store.directory(&self.layers[at], &self.layers[..at]));
         ready.map_err(io::Error::other)?;
-        let opened = self.store.open_directory(&self.layers[at]).map_err(io::Error::other)?;
-        Ok(Arc::clone(self.opened[at].get_or_init(|| Some(Arc::clone(&opened))).as_ref().unwrap_or(&opened)))
+        let opened = self
+            .store
+            .open_directory(&self.layers[at])
+            .map_err(io::Error::other)?;
+        Ok(Arc::clone(
+            self.opened[at]
+                .get_or_init(|| Some(Arc::clone(&opened)))
+                .as_ref()
+                .unwrap_or(&opened),
+        ))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use longshore_graph::{
     Exec, Mount, MountKind, NetworkMode, Resources, SecretMount, SecurityMode, SshMount, Ulimit,
 };
-use longshore_layers::{LayerIndex, TreeView, diff_upper};
+use longshore_layers::{Change, LayerIndex, Ownership, TreeView, diff_upper};
 use longshore_runner::{
     BindSource, Cancel, Ended, ExtraHost, Limits, MountSource, Network, ProcessIo, ProcessSpec,
     Rlimit, Rootfs, Secret, Security, Stream,
@@ -155,7 +155,7 @@ fn rootfs(root: RootFs) -> Rootfs {
 fn specification(op: &Exec, rootfs: Rootfs) -> Result<ProcessSpec, BoxError> {
     let mut env: BTreeMap<&str, &str> = BTreeMap::new();
     let mut order: Vec<&str> = Vec::new();
-    let proxies = op.proxy_env.iter().map(|(name, value)| (name, value));
+    let proxies = op.proxy_env.iter();
     for (name, value) in proxies.chain(op.env.iter().map(|(name, value)| (name, value))) {
         if env.insert(name, value).is_none() {
             order.push(name);
@@ -399,7 +399,7 @@ async fn process(
     spec: ProcessSpec,
 ) -> Result<(), BoxError> {
     let cancel = Cancel::new()?;
-    let (runner, step, killer) = (executor.engine.runner(), ctx.clone(), cancel.clone());
+    let (runner, step, killer) = (executor.engine.runner()?, ctx.clone(), cancel.clone());
     let io = ProcessIo::to_sink(move |stream, bytes| {
         let stream = match stream {
             Stream::Stdout => LogStream::Stdout,
@@ -445,6 +445,16 @@ impl Drop for KillOnDrop {
     }
 }
 
+/// Where all files belong to one user on disk, what the process changed stays whose it was.
+fn keep_owners(changes: &mut [Change], below: &TreeView) {
+    for change in changes {
+        if let Some(node) = below.lookup(&change.entry.path) {
+            let owner = &node.entry.metadata;
+            (change.entry.metadata.uid, change.entry.metadata.gid) = (owner.uid, owner.gid);
+        }
+    }
+}
+
 /// Keeps what the process changed as a layer.
 async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> {
     let Root {
@@ -455,11 +465,16 @@ async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> 
     let (store, epoch) = (Arc::clone(executor.layers()), executor.epoch);
     spawn_blocking(move || {
         let upper = std::fs::File::open(active.upper_path())?;
-        let mut changes = diff_upper(&upper, &view, crate::layer::OVERLAY)?;
+        let mut changes = diff_upper(&upper, &view, store.overlay_attributes())?;
+        if store.ownership() == Ownership::Ignore {
+            keep_owners(&mut changes, &view);
+        }
         super::clamp_times(&mut changes, epoch);
         let index = LayerIndex::of_changes(&changes)?;
-        // The directory is kept under the layer's name; the named files stay where they are.
-        let layer = store.made(index.clone(), changes);
+        // From now on the layer is its directory. Where an equal one is here already, that is
+        // kept, and this one goes: so the changes, which name files in it, are forgotten.
+        drop(changes);
+        let layer = store.indexed(index.clone());
         let id = layer.key.snapshot_id();
         store.snapshots().commit(active, &id)?;
         store.keep_index(&layer, &index)?;

@@ -531,7 +531,7 @@ fn layer_of(store: &LayerStore, active: ActiveSnapshot) -> Result<Arc<Layer>, En
     let name = "git checkout";
     let upper = active.upper_path();
     let directory = fs::File::open(upper).map_err(EngineError::io("open", upper))?;
-    let changes = diff_upper(&directory, &TreeView::empty(), crate::layer::OVERLAY)
+    let changes = diff_upper(&directory, &TreeView::empty(), store.overlay_attributes())
         .map_err(EngineError::layer(name))?;
     let index = LayerIndex::of_changes(&changes).map_err(EngineError::layer(name))?;
     let layer = store.made(index.clone(), changes);

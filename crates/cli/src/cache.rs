@@ -1,0 +1,191 @@
+//! `--cache-from` and `--cache-to`: `type=registry,ref=…`, `type=local,src=…`, `REF`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use longshore_engine::{CacheMode, CachePlace, CacheTarget, LayerCompression};
+
+use crate::report::Usage;
+use crate::spec::{parse_bool, parse_compression, parse_reference, split_csv, split_pair};
+
+/// The fields of a specification by name.
+type Fields = BTreeMap<String, String>;
+
+/// One `--cache-from`: a cache, or several references with commas between them.
+pub(crate) fn parse_from(text: &str) -> Result<Vec<CachePlace>> {
+    let parse = || {
+        let parts = split_csv(text)?;
+        if parts.iter().all(|part| !part.contains('=')) {
+            let places = parts.iter().map(|part| registry(part));
+            return places.collect();
+        }
+        let mut fields = fields(parts, "--cache-from")?;
+        let place = match take(&mut fields, "type")?.as_str() {
+            "registry" => registry(&take(&mut fields, "ref")?)?,
+            "local" => CachePlace::Directory(PathBuf::from(take(&mut fields, "src")?)),
+            other => return unknown_type(other, "registry and local"),
+        };
+        nothing_else(&fields)?;
+        Ok(vec![place])
+    };
+    parse().with_context(|| format!("--cache-from `{text}`"))
+}
+
+/// One `--cache-to`.
+pub(crate) fn parse_to(text: &str) -> Result<CacheTarget> {
+    let parse = || {
+        let parts = split_csv(text)?;
+        if let [reference] = &parts[..]
+            && !reference.contains('=')
+        {
+            return Ok(target(Some(registry(reference)?)));
+        }
+        let mut fields = fields(parts, "--cache-to")?;
+        let mut target = match take(&mut fields, "type")?.as_str() {
+            "registry" => target(Some(registry(&take(&mut fields, "ref")?)?)),
+            "local" => {
+                let folder = PathBuf::from(take(&mut fields, "dest")?);
+                target(Some(CachePlace::Directory(folder)))
+            }
+            // The image's own output says how its layers are compressed.
+            "inline" => {
+                nothing_else(&fields)?;
+                return Ok(target(None));
+            }
+            other => return unknown_type(other, "registry, local and inline"),
+        };
+        options(&mut target, &mut fields)?;
+        nothing_else(&fields)?;
+        Ok(target)
+    };
+    parse().with_context(|| format!("--cache-to `{text}`"))
+}
+
+fn target(place: Option<CachePlace>) -> CacheTarget {
+    CacheTarget {
+        place,
+        mode: CacheMode::Min,
+        compression: LayerCompression::default(),
+        ignore_error: true,
+    }
+}
+
+fn options(target: &mut CacheTarget, fields: &mut Fields) -> Result<()> {
+    match fields.remove("mode").as_deref() {
+        None | Some("min") => {}
+        Some("max") => target.mode = CacheMode::Max,
+        Some(other) => return wrong(format!("mode `{other}`: min and max are known")),
+    }
+    let (kind, level) = (
+        fields.remove("compression"),
+        fields.remove("compression-level"),
+    );
+    if let Some(compression) = parse_compression(kind.as_deref(), level.as_deref())? {
+        target.compression = compression;
+    }
+    if let Some(value) = fields.remove("ignore-error") {
+        target.ignore_error = parse_bool(&value).context("ignore-error")?;
+    }
+    // Every layer that a cache holds was made here, in the form that is asked for.
+    if let Some(value) = fields.remove("force-compression") {
+        parse_bool(&value).context("force-compression")?;
+    }
+    for name in ["oci-mediatypes", "image-manifest"] {
+        if let Some(value) = fields.remove(name)
+            && !parse_bool(&value).with_context(|| name.to_owned())?
+        {
+            return wrong(format!("{name}=false: records are OCI image manifests"));
+        }
+    }
+    Ok(())
+}
+
+fn registry(text: &str) -> Result<CachePlace> {
+    Ok(CachePlace::Registry(parse_reference(text)?))
+}
+
+fn fields(parts: Vec<String>, flag: &str) -> Result<Fields> {
+    let mut fields = Fields::new();
+    for part in parts {
+        let (name, value) = split_pair(&part, flag)?;
+        fields.insert(name.to_ascii_lowercase(), value.to_owned());
+    }
+    Ok(fields)
+}
+
+fn take(fields: &mut Fields, name: &str) -> Result<String> {
+    match fields.remove(name).filter(|value| !value.is_empty()) {
+        Some(value) => Ok(value),
+        None => wrong(format!("{name} is missing")),
+    }
+}
+
+fn nothing_else(fields: &Fields) -> Result<()> {
+    match fields.keys().next() {
+        Some(name) => wrong(format!("`{name}` is not supported")),
+        None => Ok(()),
+    }
+}
+
+fn unknown_type<V>(kind: &str, known: &str) -> Result<V> {
+    wrong(format!("type `{kind}` is not supported: {known} are"))
+}
+
+fn wrong<V>(text: String) -> Result<V> {
+    Err(Usage(text).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(text: &str) -> CachePlace {
+        registry(text).unwrap()
+    }
+
+    #[test]
+    fn caches_are_read_from_references_repositories_and_directories() {
+        let from = |text: &str| parse_from(text).unwrap();
+        assert_eq!(from("a/b:c"), [place("a/b:c")]);
+        assert_eq!(from("a,b"), [place("a"), place("b")]);
+        assert_eq!(from("type=registry,ref=h:5000/c"), [place("h:5000/c")]);
+        assert_eq!(
+            from("type=local,src=/x"),
+            [CachePlace::Directory("/x".into())]
+        );
+    }
+
+    #[test]
+    fn a_target_has_a_place_a_mode_and_a_compression() {
+        let to = parse_to(
+            "type=registry,ref=h:5000/c:d,mode=max,compression=zstd,ignore-error=false,image-manifest=true",
+        )
+        .unwrap();
+        assert_eq!(to.place, Some(place("h:5000/c:d")));
+        assert_eq!(to.mode, CacheMode::Max);
+        assert_eq!(to.compression, LayerCompression::Zstd(3));
+        assert!(!to.ignore_error);
+        assert_eq!(parse_to("type=inline").unwrap().place, None);
+        assert!(parse_to("h/c").unwrap().ignore_error);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for bad in [
+            "type=gha",
+            "type=registry",
+            "type=local,dest=",
+            "type=local,dest=x,reset=true",
+            "type=registry,ref=a,mode=some",
+            "type=registry,ref=a,oci-mediatypes=false",
+            "type=inline,mode=max",
+            "",
+        ] {
+            assert!(parse_to(bad).is_err(), "{bad}");
+        }
+        for bad in ["type=inline", "type=local,dest=x", "type=registry,ref=A B"] {
+            assert!(parse_from(bad).is_err(), "{bad}");
+        }
+    }
+}
