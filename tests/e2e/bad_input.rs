@@ -321,6 +321,44 @@ fn what_is_neither_file_nor_link_in_the_context_is_named_or_kept() {
     assert_eq!(exported.text("socket"), "");
 }
 
+/// A file that is written to while it is read is copied whole or refused by name; no image
+/// holds a layer that is not what its digest says.
+#[test]
+fn a_file_that_changes_while_it_is_read_is_named_or_whole() {
+    let (sandbox, copy) = (Sandbox::new(), Sandbox::new());
+    let context = sandbox.fresh_context(&[("Dockerfile", "FROM scratch\nCOPY log /\n")]);
+    let log = context.join("log");
+    fs::write(&log, "start\n".repeat(300_000)).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = fs::File::options().append(true).open(&log).unwrap();
+            let mut lines = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                std::io::Write::write_all(&mut file, b"another line\n").unwrap();
+                lines += 1;
+                if lines % 5000 == 0 {
+                    file.set_len(1_000_000).unwrap();
+                }
+            }
+        });
+        for _ in 0..4 {
+            let outcome = sandbox.run(["build", "-t", "app", context.to_str().unwrap()]);
+            if outcome.code != 0 {
+                assert!(outcome.stderr.contains("log"), "{}", outcome.stderr);
+                continue;
+            }
+            let archive = sandbox.path("app.tar");
+            sandbox.ok(["save", "-o", archive.to_str().unwrap(), "app"]);
+            copy.ok(["load", "-i", archive.to_str().unwrap()]);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    sandbox.ok(["build", "-t", "app", context.to_str().unwrap()]);
+    let root = sandbox.exported_from(&context, &[]);
+    assert_eq!(root.text("log"), fs::read_to_string(&log).unwrap());
+}
+
 #[test]
 fn privileged_an_unreadable_file_is_named_and_may_be_ignored() {
     if !is_root() {

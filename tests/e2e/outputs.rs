@@ -243,6 +243,45 @@ impl Podman {
 }
 
 #[test]
+fn privileged_podman_runs_a_saved_image_as_it_is_configured() {
+    let Some(runc) = tool("runc").filter(|_| tool("podman").is_some() && is_root()) else {
+        return;
+    };
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let dockerfile = "FROM busybox\nRUN echo carried > /cargo\nUSER www\nWORKDIR /tmp\n\
+                      CMD [\"sh\", \"-c\", \"cat /cargo; id -un; pwd\"]\n";
+    sandbox.build("app:1", &[("Dockerfile", dockerfile)]);
+    let archive = sandbox.path("app.tar");
+    sandbox.ok(["save", "-o", archive.to_str().unwrap(), "app:1"]);
+    let podman = Podman::new(&sandbox);
+    podman.ok(&["load", "-q", "-i", archive.to_str().unwrap()]);
+    let runtime = [
+        "--runtime",
+        runc.to_str().unwrap(),
+        "--cgroup-manager",
+        "cgroupfs",
+    ];
+    // Limits that no machine is below.
+    let limits = [
+        "--ulimit",
+        "nofile=1024:1024",
+        "--ulimit",
+        "nproc=1024:1024",
+    ];
+    let run = [
+        &runtime[..],
+        &["run", "--rm", "--network", "host"],
+        &limits,
+        &["app:1"],
+    ]
+    .concat();
+    let said = podman.ok(&run);
+    assert_eq!(said, "carried\nwww\n/tmp\n");
+}
+
+#[test]
 fn a_tar_is_listed_by_tar() {
     let sandbox = Sandbox::new();
     let archive = build_to(&sandbox, "type=tar,dest=DEST", "rootfs.tar");
