@@ -270,7 +270,6 @@ fn flags_that_are_not_there_yet_are_refused_by_name() {
         "--provenance",
         "--attest=type=sbom",
         "--squash",
-        "--isolation=full",
         "--builder=x",
     ] {
         let outcome = sandbox.run(["build", flag, context.to_str().unwrap()]);

@@ -17,4 +17,5 @@ mod kill;
 mod outputs;
 mod registry;
 mod reproducible;
+mod rootless;
 mod running;

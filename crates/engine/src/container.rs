@@ -81,6 +81,7 @@ impl Engine {
         io: ProcessIo,
         cancel: Cancel,
     ) -> Result<ExitStatus, EngineError> {
+        let runner = self.runner()?;
         let found = self.read_image(image, platform)?;
         let repository = image.reference.clone().unwrap_or_else(|| {
             crate::layout::REFERENCE
@@ -88,15 +89,15 @@ impl Engine {
                 .expect("a constant reference")
         });
         let layers = found.manifest.layers.iter();
-        let remotes = layers
-            .map(|descriptor| RemoteBlob::of_image(repository.clone(), descriptor.clone()));
+        let remotes =
+            layers.map(|descriptor| RemoteBlob::of_image(repository.clone(), descriptor.clone()));
         let layers = self.layers().image_layers(
             &found.config.rootfs.diff_ids,
             Timestamp::UNIX_EPOCH,
             remotes,
         );
         let parents = self.layers().directories(&layers).await?;
-        let (engine, runner) = (self.clone(), self.runner()?);
+        let engine = self.clone();
         spawn_blocking(move || {
             let mut active = engine.layers().snapshots().prepare(&parents)?;
             let rootfs = match active.rootfs()? {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use longshore_content::{GcOptions, StateRoot};
 use longshore_oci::{Descriptor, Digest, Document, Platform, Reference};
 use longshore_registry_client::{Client, ClientOptions, TransferObserver};
-use longshore_runner::{Isolation, Runner, RunnerOptions, SandboxRunner};
+use longshore_runner::{Isolation, RunError, Runner, RunnerOptions, SandboxRunner};
 use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
 use tokio::task::spawn_blocking;
 
@@ -176,8 +176,21 @@ impl Engine {
         &self.0.registry
     }
 
+    /// What runs processes in root file systems of layers, if anything does.
     pub(crate) fn runner(&self) -> Result<Arc<dyn Runner>, EngineError> {
-        Ok(Arc::clone(&self.chosen()?.runner))
+        let chosen = self.chosen()?;
+        let reason = match (chosen.isolation, &chosen.why_not_stronger) {
+            (Isolation::None, None) => "it is switched off (--isolation none)".to_owned(),
+            (Isolation::None, Some(why)) => why.clone(),
+            (Isolation::Chroot, why) => format!(
+                "layers cannot be stacked without mounts, which isolation by chroot goes without{}",
+                why.as_ref()
+                    .map(|why| format!(" ({why})"))
+                    .unwrap_or_default()
+            ),
+            _ => return Ok(Arc::clone(&chosen.runner)),
+        };
+        Err(RunError::NoIsolation { reason }.into())
     }
 
     /// How processes are isolated here (never [`Isolation::Auto`]), and why not better, where

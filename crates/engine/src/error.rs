@@ -153,7 +153,11 @@ pub enum EngineError {
 
 impl EngineError {
     pub(crate) fn diff_id(blob: Digest, actual: Digest, expected: Digest) -> Self {
-        Self::DiffId(Box::new(DiffIdMismatch { blob, actual, expected }))
+        Self::DiffId(Box::new(DiffIdMismatch {
+            blob,
+            actual,
+            expected,
+        }))
     }
 
     /// Whose business it is.
@@ -171,10 +175,15 @@ impl EngineError {
                 ErrorClass::User
             }
             // A file that a person named and that is not there.
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ErrorClass::User,
-            Self::Content(_) | Self::Io { .. } | Self::Snapshot(_) | Self::Run(_) => {
-                ErrorClass::Environment
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ErrorClass::User
             }
+            Self::Run(error) => match error.class() {
+                longshore_runner::ErrorClass::User => ErrorClass::User,
+                longshore_runner::ErrorClass::Environment => ErrorClass::Environment,
+                longshore_runner::ErrorClass::Internal => ErrorClass::Internal,
+            },
+            Self::Content(_) | Self::Io { .. } | Self::Snapshot(_) => ErrorClass::Environment,
             Self::Remote(error) => error.class(),
             Self::Cache(_) => ErrorClass::Upstream,
             Self::TaskLost(_) => ErrorClass::Internal,

@@ -54,6 +54,9 @@ pub struct RunnerOptions {
     pub stage: Option<PathBuf>,
     /// How processes are isolated.
     pub isolation: Isolation,
+    /// Why the caller is not in a user namespace, where it tried to enter one: said along with why
+    /// there is no stronger isolation.
+    pub no_user_namespace: Option<String>,
 }
 
 /// Runs processes in Linux namespaces, without any helper program, daemon or library.
@@ -61,7 +64,7 @@ pub struct RunnerOptions {
 pub struct SandboxRunner {
     stage: Executable,
     isolation: Isolation,
-    why_not_stronger: Option<&'static str>,
+    why_not_stronger: Option<String>,
     seccomp: OnceLock<Option<Vec<u8>>>,
     device_filter: OnceLock<Option<OwnedFd>>,
 }
@@ -82,11 +85,14 @@ impl SandboxRunner {
             initial_user_namespace: userns::is_initial(),
             can_mount: new_file_system("tmpfs", &[], NOSUID_NODEV_NOEXEC).is_ok(),
         };
-        let (isolation, why_not_stronger) =
-            isolation::choose(options.isolation, means).map_err(|reason| {
-                RunError::NoIsolation {
-                    reason: reason.to_owned(),
-                }
+        let explain = |reason: &str| match &options.no_user_namespace {
+            Some(why) => format!("{reason}; {why}"),
+            None => reason.to_owned(),
+        };
+        let (isolation, why_not_stronger) = isolation::choose(options.isolation, means)
+            .map(|(isolation, why)| (isolation, why.map(explain)))
+            .map_err(|reason| RunError::NoIsolation {
+                reason: explain(reason),
             })?;
         if let Ok(hierarchies) = Hierarchies::of_this_process() {
             cgroup::sweep(&hierarchies);
@@ -109,8 +115,8 @@ impl SandboxRunner {
 
     /// Why [`Isolation::Auto`] chose nothing stronger, for one line to the user.
     #[must_use]
-    pub fn why_not_stronger(&self) -> Option<&'static str> {
-        self.why_not_stronger
+    pub fn why_not_stronger(&self) -> Option<&str> {
+        self.why_not_stronger.as_deref()
     }
 
     fn seccomp(&self) -> Option<&[u8]> {
@@ -196,8 +202,8 @@ impl Runner for SandboxRunner {
         if self.isolation == Isolation::None {
             let reason = self
                 .why_not_stronger
-                .unwrap_or("it was switched off")
-                .to_owned();
+                .clone()
+                .unwrap_or_else(|| "it is switched off (--isolation none)".to_owned());
             return Err(RunError::NoIsolation { reason });
         }
         let chroot = self.isolation == Isolation::Chroot;

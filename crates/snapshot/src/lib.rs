@@ -41,7 +41,7 @@ pub use error::{ErrorClass, SnapshotError};
 pub use handles::{ActiveSnapshot, Pending, SnapshotDir, View};
 pub use id::{InvalidSnapshotId, SNAPSHOT_ID_BYTES_MAX, SnapshotId};
 pub use overlay::OverlayMarks;
-pub use store::OverlaySnapshots;
+pub use store::{OverlaySnapshots, Owners};
 
 /// Keeps layers as directories and makes root file systems of them.
 ///

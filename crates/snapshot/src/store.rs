@@ -13,6 +13,10 @@
 //!   trash/<random>/           see trash.rs
 //!   empty/                    the layer that has nothing
 //! ```
+//!
+//! What is on disk of a layer depends on who unpacked it: root of the machine (`snapshots`), root
+//! of a user namespace with its own marks and ids (`snapshots-user`), or of one with a single id,
+//! to whom all files belong (`snapshots-own`). Each sees its own, and never another's.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -37,6 +41,16 @@ pub struct OverlaySnapshots {
     trash: Arc<Trash>,
     boot: Boot,
     marks: OverlayMarks,
+    owners: Owners,
+}
+
+/// Whom the files of a snapshot can belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// Whoever the layer says.
+    All,
+    /// This process's own user alone: there is no other id that it may use.
+    OwnOnly,
 }
 
 /// A snapshot that cannot be removed while this lives.
@@ -64,7 +78,9 @@ impl OverlaySnapshots {
     /// When the directory cannot be made.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
         let root = root.into();
-        for directory in ["", "snapshots", "work", "trash", "empty"] {
+        let (marks, owners) = (OverlayMarks::of_this_process(), Owners::of_this_process());
+        let snapshots = directory_of(marks, owners);
+        for directory in ["", snapshots, "work", "trash", "empty"] {
             let directory = root.join(directory);
             let mut builder = DirBuilder::new();
             builder
@@ -78,8 +94,15 @@ impl OverlaySnapshots {
             root,
             trash,
             boot: Boot::current()?,
-            marks: OverlayMarks::of_this_process(),
+            marks,
+            owners,
         })
+    }
+
+    /// Whom the files of this store's layers can belong to.
+    #[must_use]
+    pub fn owners(&self) -> Owners {
+        self.owners
     }
 
     /// How opaque directories are marked in this store's layers.
@@ -88,8 +111,12 @@ impl OverlaySnapshots {
         self.marks
     }
 
+    fn directory(&self) -> PathBuf {
+        self.root.join(directory_of(self.marks, self.owners))
+    }
+
     fn place(&self, id: &SnapshotId) -> PathBuf {
-        self.root.join("snapshots").join(id.as_str())
+        self.directory().join(id.as_str())
     }
 
     fn found(&self, id: SnapshotId) -> SnapshotDir {
@@ -150,7 +177,7 @@ impl OverlaySnapshots {
     }
 
     fn each_snapshot_that_is(&self, state: State) -> Result<Vec<PathBuf>, SnapshotError> {
-        let directory = self.root.join("snapshots");
+        let directory = self.directory();
         let mut found = Vec::new();
         for entry in fs::read_dir(&directory).at("list", &directory)? {
             let place = entry.at("list", &directory)?.path();
@@ -262,15 +289,42 @@ fn is_still_at(open: &File, path: &Path) -> Result<bool, SnapshotError> {
         .is_ok_and(|now| now.ino() == held.ino() && now.dev() == held.dev()))
 }
 
+fn directory_of(marks: OverlayMarks, owners: Owners) -> &'static str {
+    match (marks, owners) {
+        (OverlayMarks::Trusted, _) => "snapshots",
+        (OverlayMarks::User, Owners::All) => "snapshots-user",
+        (OverlayMarks::User, Owners::OwnOnly) => "snapshots-own",
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Each line says where a range of ids begins here, where outside, and how long it is.
+fn ids_mapped() -> String {
+    fs::read_to_string("/proc/self/uid_map").unwrap_or_default()
+}
+
 impl OverlayMarks {
     /// The kernel lets only root of the machine itself use `trusted.*`.
     fn of_this_process() -> Self {
-        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
-        if whole && rustix::process::geteuid().is_root() {
+        let whole = ids_mapped().split_whitespace().eq(["0", "0", "4294967295"]);
+        if whole && is_root() {
             Self::Trusted
         } else {
             Self::User
+        }
+    }
+}
+
+impl Owners {
+    fn of_this_process() -> Self {
+        let own_only = ids_mapped().split_whitespace().skip(2).eq(["1"]);
+        if own_only || !is_root() {
+            Self::OwnOnly
+        } else {
+            Self::All
         }
     }
 }

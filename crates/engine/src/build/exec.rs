@@ -10,7 +10,7 @@ use longshore_graph::{
 use longshore_layers::{Change, LayerIndex, Ownership, TreeView, diff_upper};
 use longshore_runner::{
     BindSource, Cancel, Ended, ExtraHost, Limits, MountSource, Network, ProcessIo, ProcessSpec,
-    Rlimit, Rootfs, Secret, Security, Stream,
+    Rlimit, Rootfs, Runner, Secret, Security, Stream,
 };
 use longshore_snapshot::{ActiveSnapshot, RootFs, Snapshotter as _, View};
 use longshore_solver::{BoxError, LogStream, StepContext};
@@ -75,6 +75,7 @@ pub(crate) async fn run(
     inputs: &[Tree],
 ) -> Result<Vec<Tree>, BoxError> {
     check_entitlements(executor, op)?;
+    let runner = executor.engine.runner()?;
     let root_mount = op
         .mounts
         .first()
@@ -86,7 +87,7 @@ pub(crate) async fn run(
     for mount in &op.mounts[1..] {
         add_mount(executor, ctx, &mut spec, &mut held, mount, inputs).await?;
     }
-    process(executor, ctx, op, spec).await?;
+    process(runner, ctx, op, spec).await?;
     drop(held);
     let keeps_writes = root_mount.output.is_some();
     let tree = if keeps_writes {
@@ -345,7 +346,8 @@ async fn add_secret(
         None if secret.required => return Err(format!("secret {}: not found", secret.id).into()),
         None => {
             // As BuildKit: the variable is there, and empty.
-            spec.env.extend(secret.env.as_ref().map(|name| format!("{name}=")));
+            spec.env
+                .extend(secret.env.as_ref().map(|name| format!("{name}=")));
             return Ok(None);
         }
     };
@@ -393,13 +395,13 @@ fn add_ssh(
 
 /// Runs the process, and waits until it and all that it started are gone.
 async fn process(
-    executor: &BuildExecutor,
+    runner: Arc<dyn Runner>,
     ctx: &StepContext,
     op: &Exec,
     spec: ProcessSpec,
 ) -> Result<(), BoxError> {
     let cancel = Cancel::new()?;
-    let (runner, step, killer) = (executor.engine.runner()?, ctx.clone(), cancel.clone());
+    let (step, killer) = (ctx.clone(), cancel.clone());
     let io = ProcessIo::to_sink(move |stream, bytes| {
         let stream = match stream {
             Stream::Stdout => LogStream::Stdout,
@@ -417,7 +419,7 @@ async fn process(
             running.await?
         }
     };
-    let status = ended?;
+    let status = ended.map_err(crate::EngineError::from)?;
     for warning in &status.warnings {
         ctx.warn(format!("{}: {}", warning.what, warning.why));
     }
