@@ -19,3 +19,4 @@ mod registry;
 mod reproducible;
 mod rootless;
 mod running;
+mod terminal;

@@ -12,6 +12,7 @@ mod report;
 mod spec;
 mod table;
 mod template;
+mod terminal;
 mod units;
 
 use std::process::ExitCode;

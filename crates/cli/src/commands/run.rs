@@ -12,6 +12,7 @@ use super::transfer::ShownTransfers;
 use crate::args::{Global, RunArgs};
 use crate::exit::Exit;
 use crate::report::{Usage, failure};
+use crate::terminal::{self, RawTerminal};
 use crate::{config, spec, units};
 
 /// What Docker's `run` ends with when the engine failed, the command cannot be executed,
@@ -19,12 +20,14 @@ use crate::{config, spec, units};
 const ENGINE_FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
-const SIGNALS_FORWARDED: [i32; 5] = [
+const SIGNALS_FORWARDED: [i32; 7] = [
     libc_signal::HUP,
     libc_signal::INT,
     libc_signal::QUIT,
     libc_signal::TERM,
     libc_signal::USR1,
+    libc_signal::USR2,
+    libc_signal::ALRM,
 ];
 
 /// Signal numbers of Linux.
@@ -33,6 +36,8 @@ mod libc_signal {
     pub(super) const INT: i32 = 2;
     pub(super) const QUIT: i32 = 3;
     pub(super) const USR1: i32 = 10;
+    pub(super) const USR2: i32 = 12;
+    pub(super) const ALRM: i32 = 14;
     pub(super) const TERM: i32 = 15;
 }
 
@@ -45,9 +50,6 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<Exit> {
         if given {
             return Err(Usage(format!("{flag} is not supported yet")).into());
         }
-    }
-    if args.tty {
-        return Err(Usage("--tty is not supported yet".to_owned()).into());
     }
     match start(global, args) {
         Ok(code) => Ok(Exit::Code(code)),
@@ -95,8 +97,18 @@ fn start(global: &Global, args: RunArgs) -> Result<u8> {
         } else {
             Input::Null
         },
+        window: args.tty.then(terminal::window_size).flatten(),
         ..ProcessIo::inherit()
     };
+    let raw = args.tty && args.interactive;
+    if raw && !terminal::is_on_stdin() {
+        return Err(Usage("-t with -i needs a terminal on standard input".to_owned()).into());
+    }
+    // From here on until the process has ended, on every way out.
+    let _raw = raw
+        .then(RawTerminal::enter)
+        .transpose()
+        .context("cannot change the terminal")?;
     let cancel = Cancel::new().context("cannot start")?;
     let ended = runtime.block_on(async {
         forward_signals(&cancel)?;
@@ -217,7 +229,7 @@ fn request(args: &RunArgs, command: &[String]) -> Result<ContainerRequest> {
         readonly: args.read_only,
         privileged: args.privileged,
         init: args.init,
-        terminal: false,
+        terminal: args.tty,
     })
 }
 
