@@ -89,6 +89,11 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Show how an image's layers came to be
     History(HistoryArgs),
+    /// Say for each step of a build whether it ran, and why
+    Why(WhyArgs),
+    /// Show what was built, and what the steps wrote
+    #[command(subcommand)]
+    BuildHistory(BuildHistoryCommand),
     /// Give an image another name
     Tag(TagArgs),
     /// Remove images
@@ -247,6 +252,8 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     pub(crate) explain_cache: bool,
     #[command(flatten)]
+    pub(crate) history: HistoryBounds,
+    #[command(flatten)]
     pub(crate) unsupported: UnsupportedBuildArgs,
 }
 
@@ -280,6 +287,73 @@ impl UnsupportedBuildArgs {
         .into_iter()
         .find_map(|(name, given)| given.then_some(name))
     }
+}
+
+/// How much of the history of builds is kept.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryBounds {
+    /// How many builds the history keeps; 0 records none
+    #[arg(
+        long,
+        env = "LONGSHORE_HISTORY_BUILDS",
+        default_value_t = 100,
+        value_name = "N"
+    )]
+    pub(crate) history_builds: usize,
+    /// How much the logs of these builds may take
+    #[arg(
+        long,
+        env = "LONGSHORE_HISTORY_BYTES",
+        default_value = "1GiB",
+        value_name = "BYTES"
+    )]
+    pub(crate) history_bytes: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// An image, whose last build is meant, or a build's id
+    #[arg(value_name = "IMAGE | BUILD")]
+    pub(crate) what: String,
+    /// Only this step: its number, or a part of its name
+    pub(crate) step: Option<String>,
+    /// `text`, or `json` with all that the keys are made of
+    #[arg(long, default_value = "text")]
+    pub(crate) format: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BuildHistoryCommand {
+    /// List builds, the newest first
+    Ls {
+        /// Print ids only
+        #[arg(short, long)]
+        quiet: bool,
+        /// `json`, `table`, or a template such as '{{.ID}}'
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Print what the steps of a build wrote
+    Logs {
+        /// The build [default: the last one]
+        build: Option<String>,
+        /// Only this step: its number, or a part of its name
+        step: Option<String>,
+    },
+    /// Print all that is known of a build, as JSON
+    Inspect {
+        /// The build [default: the last one]
+        build: Option<String>,
+    },
+    /// Forget builds
+    Rm {
+        /// The builds
+        #[arg(required_unless_present = "all")]
+        builds: Vec<String>,
+        /// All that do not run
+        #[arg(short, long)]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -539,6 +613,9 @@ pub(crate) struct PruneArgs {
     /// Remove the build cache too
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Only build cache that was not used for so long: until=24h (also without --all)
+    #[arg(long, value_name = "until=DURATION")]
+    pub(crate) filter: Vec<String>,
     /// Do not ask (nothing is asked)
     #[arg(short, long)]
     pub(crate) force: bool,

@@ -86,6 +86,8 @@ fn uses_layers(command: &Command) -> bool {
         | Command::Save(_)
         | Command::Load(_)
         | Command::Prune(_)
+        | Command::Why(_)
+        | Command::BuildHistory(_)
         | Command::Df(_) => true,
         Command::Serve(_)
         | Command::Login(_)

@@ -57,6 +57,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Images(args) => commands::images::run(&global, &args),
         Command::Inspect(args) => commands::inspect::run(&global, &args),
         Command::History(args) => commands::history::run(&global, &args),
+        Command::Why(args) => commands::why::run(&global, &args),
+        Command::BuildHistory(command) => commands::build_history::run(&global, command),
         Command::Tag(args) => commands::tag::run(&global, &args),
         Command::Rmi(args) => commands::rmi::run(&global, &args),
         Command::Push(args) => commands::push::run(&global, &args),

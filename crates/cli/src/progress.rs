@@ -71,6 +71,7 @@ impl Progress {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             ProgressEvent::Note(text) => write_line(&format!("{text}\n")),
+            ProgressEvent::Planned { .. } => {}
             ProgressEvent::Named { id, name } => {
                 state.name(*id, name);
             }

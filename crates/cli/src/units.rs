@@ -33,6 +33,31 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
     Ok(bytes as u64)
 }
 
+/// A time as Go writes it: `24h`, `1h30m`, `90s`; days too: `7d`.
+pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration> {
+    let wrong = || format!("`{text}` is not a duration: 24h, 1h30m, 7d");
+    let (mut seconds, mut rest) = (0f64, text.trim());
+    anyhow::ensure!(!rest.is_empty(), wrong());
+    while !rest.is_empty() {
+        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
+        let (number, tail) = rest.split_at(number_end.with_context(wrong)?);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.');
+        let (unit, tail) = tail.split_at(unit_end.unwrap_or(tail.len()));
+        let factor = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            "w" => 604_800.0,
+            _ => bail!(wrong()),
+        };
+        seconds += number.parse::<f64>().with_context(wrong)? * factor;
+        rest = tail;
+    }
+    std::time::Duration::try_from_secs_f64(seconds).with_context(wrong)
+}
+
 /// `12.3MB`: decimal units with three significant digits, as Docker shows sizes.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(crate) fn show_bytes(bytes: u64) -> String {
@@ -50,6 +75,15 @@ pub(crate) fn show_bytes(bytes: u64) -> String {
         _ => 0,
     };
     format!("{value:.digits$}{}", UNITS[unit])
+}
+
+/// `1.3s`, `2m 5s`: how long something took.
+pub(crate) fn show_seconds(seconds: f64) -> String {
+    if seconds < 60.0 {
+        return format!("{seconds:.1}s");
+    }
+    let minutes = (seconds / 60.0).floor();
+    format!("{minutes:.0}m {:.0}s", (seconds - minutes * 60.0).floor())
 }
 
 /// `3 hours ago`, from an RFC 3339 time.
@@ -88,6 +122,26 @@ mod tests {
         }
         for bad in ["", "m", "12x", "-1", "1e3"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, seconds) in [
+            ("24h", 86_400.0),
+            ("1h30m", 5400.0),
+            ("7d", 604_800.0),
+            ("1.5s", 1.5),
+            ("0s", 0.0),
+        ] {
+            assert_eq!(
+                parse_duration(text).unwrap().as_secs_f64(),
+                seconds,
+                "{text}"
+            );
+        }
+        for bad in ["", "5", "h", "3x", "-1h", "1h 2m"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 

@@ -390,10 +390,17 @@ impl Engine {
     }
 
     /// Removes what nothing needs; with `all`, the build cache and images without a name too.
+    /// `unused_for` removes only those records of the build cache that no build asked for
+    /// in that time.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn prune(&self, all: bool, dry_run: bool) -> Result<Pruned, EngineError> {
+    pub fn prune(
+        &self,
+        all: bool,
+        unused_for: Option<Duration>,
+        dry_run: bool,
+    ) -> Result<Pruned, EngineError> {
         if all && !dry_run {
             for image in self.0.root.images().dangling()? {
                 self.0
@@ -404,9 +411,13 @@ impl Engine {
         }
         let options = GcOptions {
             unreferenced_layers: true,
-            cache_unused_for: all.then_some(Duration::ZERO),
+            cache_unused_for: unused_for.or(all.then_some(Duration::ZERO)),
             dry_run,
-            ..GcOptions::blobs_only(if all { Duration::ZERO } else { GRACE })
+            ..GcOptions::blobs_only(match (all, unused_for) {
+                (true, None) => Duration::ZERO,
+                (true, Some(unused_for)) => unused_for.min(GRACE),
+                (false, _) => GRACE,
+            })
         };
         let report = self.0.root.collect_garbage(&HashSet::new(), &options)?;
         let directories = if dry_run {

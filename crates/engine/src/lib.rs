@@ -13,6 +13,7 @@
 
 mod archive;
 mod build;
+mod builds;
 mod container;
 mod context;
 mod engine;
@@ -34,13 +35,17 @@ pub use build::{
     BuildError, BuildOutcome, CacheMode, CachePlace, CacheTarget, CommandFailed,
     Loaded as LoadedDockerfile,
 };
+pub use builds::{
+    BuildHistory, BuildInputs, BuildRecord, BuildStatus, HistoryLimits, RecordedBuild, StepOutcome,
+    StepRecord,
+};
 pub use container::{ContainerRequest, ContainerVolume};
 pub use engine::{ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Pruned, Removed, SandboxOptions};
 pub use error::{DiffIdMismatch, EngineError, ErrorClass};
 pub use image::{PlatformImage, StoredImage};
 pub use import::ImportRequest;
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};
-pub use progress::{NoProgress, ProgressEvent, ProgressSink};
+pub use progress::{NoProgress, PlannedStep, ProgressEvent, ProgressSink};
 pub use remote::RemoteError;
 pub use request::{
     BuildRequest, ContextSpec, DockerfileSpec, Entitlements, GZIP_LEVEL_DEFAULT, LayerCompression,

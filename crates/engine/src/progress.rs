@@ -18,6 +18,11 @@ pub trait ProgressSink: Send + Sync {
 pub enum ProgressEvent {
     /// A remark: a line for people.
     Note(String),
+    /// The steps that the build may have to look at, in the order of the Dockerfile.
+    Planned {
+        /// The steps.
+        steps: Vec<PlannedStep>,
+    },
     /// A step, by the number that its events carry, and its display name. Comes before them.
     Named {
         /// Which step.
@@ -33,6 +38,17 @@ pub enum ProgressEvent {
         #[serde(flatten)]
         event: Event,
     },
+}
+
+/// A step that a build may have to look at.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedStep {
+    /// The number that its events carry.
+    pub id: u64,
+    /// Its display name.
+    pub name: String,
+    /// Whether it names what comes from elsewhere.
+    pub source: bool,
 }
 
 /// Takes note of nothing.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The largest secret: BuildKit's limit.
 const SECRET_BYTES_MAX: u64 = 500 * 1024;
 
-use crate::{CachePlace, CacheTarget};
+use crate::{CachePlace, CacheTarget, HistoryLimits};
 
 /// A build: where its files are, what is made of them and where that goes.
 #[derive(Clone, Debug)]
@@ -65,6 +65,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<CachePlace>,
     /// Where the records of this build go.
     pub cache_to: Vec<CacheTarget>,
+    /// How much of the history of builds is kept.
+    pub history: HistoryLimits,
 }
 
 /// What a build may do that is otherwise refused.

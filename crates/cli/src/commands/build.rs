@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use longshore_engine::{
-    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, NetworkMode, OutputKind, OutputSpec,
+    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, HistoryLimits, NetworkMode, OutputKind, OutputSpec,
     Resources,
 };
 use longshore_oci::Reference;
@@ -252,6 +252,10 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
             .iter()
             .map(|text| cache::parse_to(text))
             .collect::<Result<_>>()?,
+        history: HistoryLimits {
+            builds: args.history.history_builds,
+            bytes: units::parse_bytes(&args.history.history_bytes).context("--history-bytes")?,
+        },
     })
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod build;
+pub(crate) mod build_history;
 pub(crate) mod call;
 pub(crate) mod doctor;
 pub(crate) mod history;
@@ -18,3 +19,4 @@ pub(crate) mod serve;
 pub(crate) mod tag;
 pub(crate) mod transfer;
 pub(crate) mod version;
+pub(crate) mod why;

@@ -1,15 +1,19 @@
 //! `longshore prune` and `longshore df`.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::json;
 
 use crate::args::{DfArgs, Global, PruneArgs};
 use crate::exit::Exit;
+use crate::report::Usage;
 use crate::table::{out, print_rows};
 use crate::{config, units};
 
 pub(crate) fn run(global: &Global, args: &PruneArgs) -> Result<Exit> {
-    let pruned = config::engine(global)?.prune(args.all, args.dry_run)?;
+    let unused_for = unused_for(&args.filter)?;
+    let pruned = config::engine(global)?.prune(args.all, unused_for, args.dry_run)?;
     for (digest, bytes) in &pruned.blobs {
         let doing = if args.dry_run {
             "would delete"
@@ -35,6 +39,21 @@ pub(crate) fn run(global: &Global, args: &PruneArgs) -> Result<Exit> {
         units::show_bytes(pruned.bytes)
     ));
     Ok(Exit::Done)
+}
+
+/// The time of `until=24h`; the longest of several, as each of them has to be met.
+fn unused_for(filters: &[String]) -> Result<Option<Duration>> {
+    let mut longest = None;
+    for text in filters {
+        let time = match text.split_once('=') {
+            Some(("until" | "unused-for", time)) => units::parse_duration(time)?,
+            _ => {
+                return Err(Usage(format!("--filter `{text}`: until=DURATION is known")).into());
+            }
+        };
+        longest = longest.max(Some(time));
+    }
+    Ok(longest)
 }
 
 pub(crate) fn df(global: &Global, args: &DfArgs) -> Result<Exit> {

@@ -7,7 +7,7 @@ use longshore_graph::{
     Remove,
 };
 use longshore_layers::copy::{
-    self, CopyError, CopyOptions, CopySource, LayerBuilder, MkdirOptions, MkfileOptions, ModeChange,
+    self, CopyOptions, CopySource, LayerBuilder, MkdirOptions, MkfileOptions, ModeChange,
     RemoveOptions, TreeSource,
 };
 use longshore_layers::{Change, LayerIndex, TreeView};
@@ -176,8 +176,9 @@ fn apply_copy(
 ) -> Result<(), BoxError> {
     match copy.from {
         FileInput::Vertex(at) => match sources.get(at).and_then(Option::as_ref) {
-            Some(Readable::Local(local)) => copy_from(builder, copy, local.tree())
-                .map_err(|error| said_if_hidden(error, local)),
+            Some(Readable::Local(local)) => {
+                copy_from(builder, copy, local.tree()).map_err(|error| local.say_if_hidden(error))
+            }
             Some(Readable::Layers { view, content }) => {
                 copy_from(builder, copy, &TreeSource { view, content })
             }
@@ -199,16 +200,6 @@ fn apply_copy(
             }
             copy_from(builder, copy, &side)
         }
-    }
-}
-
-/// A file that is not found because an ignore file hides it is said to be.
-fn said_if_hidden(error: BoxError, local: &LocalTree) -> BoxError {
-    match error.downcast_ref() {
-        Some(CopyError::NoMatch { pattern }) if local.hides(pattern) => {
-            format!("{error}: it is there, but .dockerignore excludes it").into()
-        }
-        _ => error,
     }
 }
 

@@ -44,7 +44,8 @@ use self::executor::BuildExecutor;
 use self::inputs::Inputs;
 use self::resolver::Resolver;
 use self::work::Work;
-use crate::progress::ProgressSink;
+use crate::builds::{BuildHistory, Recording};
+use crate::progress::{ProgressEvent, ProgressSink};
 use crate::remote::Remotes;
 use crate::tree::Tree;
 use crate::{BuildRequest, Engine, EngineError, LayerCompression, OutputKind};
@@ -171,6 +172,37 @@ impl Engine {
     /// # Errors
     /// See [`BuildError`]; no name is given and no file appears then.
     pub async fn build(
+        &self,
+        request: &BuildRequest,
+        progress: Arc<dyn ProgressSink>,
+        cancel: CancellationToken,
+    ) -> Result<BuildOutcome, BuildError> {
+        if request.history.builds == 0 {
+            return self.build_unrecorded(request, progress, cancel).await;
+        }
+        let recording = match Recording::start(self.history(), request, Arc::clone(&progress)) {
+            Ok(recording) => Arc::new(recording),
+            Err(error) => {
+                let text = format!("warning: the build is not recorded: {error}");
+                progress.emit(ProgressEvent::Note(text));
+                return self.build_unrecorded(request, progress, cancel).await;
+            }
+        };
+        let sink = Arc::clone(&recording) as Arc<dyn ProgressSink>;
+        let ended = self.build_unrecorded(request, sink, cancel).await;
+        if let Err(error) = recording.finish(&ended) {
+            let text = format!("warning: the build's history is not complete: {error}");
+            progress.emit(ProgressEvent::Note(text));
+        }
+        ended
+    }
+
+    /// The history of builds.
+    pub fn history(&self) -> BuildHistory {
+        BuildHistory::new(self.root().clone())
+    }
+
+    async fn build_unrecorded(
         &self,
         request: &BuildRequest,
         progress: Arc<dyn ProgressSink>,

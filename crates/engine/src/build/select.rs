@@ -102,7 +102,10 @@ pub(crate) async fn digest_of_context(
     tree: Arc<LocalTree>,
     selected: Selection,
 ) -> Result<ContentDigest, BoxError> {
-    spawn_blocking(move || digest(tree.tree(), &selected)).await?
+    spawn_blocking(move || {
+        digest(tree.tree(), &selected).map_err(|error| tree.say_if_hidden(error))
+    })
+    .await?
 }
 
 /// The digest of what is selected of layers.

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use longshore_content::Lease;
 use longshore_frontend::Lowered;
-use longshore_graph::VertexId;
+use longshore_graph::{Op, VertexId};
 use longshore_solver::BoxError;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ use super::executor::BuildExecutor;
 use super::export::{Exported, Exporter, PlatformResult};
 use super::remote_cache::{CacheExport, CacheTarget, Plans};
 use super::{BuildError, Loaded, layers_below};
-use crate::progress::{GraphEvents, ProgressEvent, ProgressSink};
+use crate::progress::{GraphEvents, PlannedStep, ProgressEvent, ProgressSink};
 use crate::{BuildRequest, Engine, EngineError};
 
 /// What a build is made of once its graph is known.
@@ -37,6 +37,9 @@ impl Work<'_> {
     /// Does it; the last output that made an image.
     pub(super) async fn run(&self) -> Result<Option<Exported>, BuildError> {
         let graph = Arc::new(self.lowered.graph.clone());
+        self.progress.emit(ProgressEvent::Planned {
+            steps: self.planned(),
+        });
         let events = GraphEvents::new(Arc::clone(self.progress), &graph);
         let plans = Arc::new(Plans::new(Arc::new(events)));
         let mut done = self.solve_and_send(&plans).await;
@@ -46,6 +49,23 @@ impl Work<'_> {
         let exported = done?;
         self.write_caches(&plans).await?;
         Ok(exported)
+    }
+
+    /// The steps that the targets stand on.
+    fn planned(&self) -> Vec<PlannedStep> {
+        let graph = &self.lowered.graph;
+        let targets = self
+            .lowered
+            .platforms
+            .iter()
+            .map(|platform| platform.target);
+        let targets: Vec<VertexId> = targets.collect();
+        let of = |id: VertexId| PlannedStep {
+            id: u64::from(id.0),
+            name: graph.vertex(id).meta.name.clone(),
+            source: matches!(graph.vertex(id).op, Op::Source(_)),
+        };
+        graph.reachable(&targets).into_iter().map(of).collect()
     }
 
     /// Whether a cache elsewhere broke a promise; it is not counted on from then on.

@@ -1,0 +1,230 @@
+//! What is kept of a build.
+
+use std::collections::BTreeMap;
+
+use longshore_oci::{Descriptor, Digest};
+use longshore_solver::{CacheKey, HitKey, KeyFields, MissReason, Origin};
+use serde::{Deserialize, Serialize};
+
+use crate::{BuildRequest, ContextSpec, DockerfileSpec, OutputSpec};
+
+/// A build, without its steps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    /// What it was made of.
+    pub inputs: BuildInputs,
+    /// The names that its image was to get.
+    pub names: Vec<String>,
+    /// Where the result went: `image`, `oci to x.tar`.
+    pub outputs: Vec<String>,
+    /// How it ended; as a running build, until it does.
+    pub status: BuildStatus,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The image's manifest or index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Descriptor>,
+    /// The image's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Digest>,
+}
+
+/// What a build was made of. Secrets are named, never their values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildInputs {
+    /// The context.
+    pub context: String,
+    /// The Dockerfile.
+    pub dockerfile: String,
+    /// Further contexts by name.
+    pub named_contexts: BTreeMap<String, String>,
+    /// The stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Build arguments.
+    pub build_args: BTreeMap<String, String>,
+    /// The platforms that were asked for.
+    pub platforms: Vec<String>,
+    /// The ids of secrets and ssh agents.
+    pub secrets: Vec<String>,
+    /// Whether every step was to run.
+    pub no_cache: bool,
+    /// Caches that were asked.
+    pub cache_from: Vec<String>,
+}
+
+/// How a build stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildStatus {
+    /// It runs.
+    Running,
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed,
+    /// It was asked to stop.
+    Canceled,
+    /// Its process ended without a word.
+    Interrupted,
+}
+
+/// A step of a build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Its place among the build's steps, from 1.
+    pub number: usize,
+    /// Its id among the build's events and logs.
+    pub id: u64,
+    /// Its display name.
+    pub name: String,
+    /// When its work began, milliseconds after the build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<u64>,
+    /// How long that took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// How it went.
+    #[serde(flatten)]
+    pub outcome: StepOutcome,
+    /// Its cache key, where it was computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<CacheKey>,
+    /// What the key is made of, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<KeyFields>,
+    /// How many bytes it wrote.
+    pub log_bytes: u64,
+}
+
+/// How a step went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// It was not looked at: what stands on it was found, or the build ended before.
+    NotNeeded,
+    /// It names what comes from elsewhere, and was looked at.
+    Source,
+    /// Its result was found.
+    Hit {
+        /// Who had it.
+        from: Origin,
+        /// By which of its keys.
+        by: HitKey,
+    },
+    /// It ran to its end.
+    Ran {
+        /// Why.
+        reason: MissReason,
+    },
+    /// It ran and failed.
+    Failed {
+        /// Why it ran; a source says nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<MissReason>,
+        /// Why it failed.
+        error: String,
+    },
+    /// It was stopped, or the build ended while it ran.
+    Stopped {
+        /// Why it ran, where it was to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<MissReason>,
+    },
+}
+
+impl BuildRecord {
+    /// Of a build that is about to start.
+    pub(crate) fn starting(request: &BuildRequest) -> Self {
+        Self {
+            inputs: BuildInputs::of(request),
+            names: request
+                .tags
+                .iter()
+                .chain(request.outputs.iter().flat_map(|output| &output.names))
+                .map(|name| name.clone().with_default_tag().to_string())
+                .collect(),
+            outputs: request.outputs.iter().map(output_text).collect(),
+            status: BuildStatus::Running,
+            error: None,
+            image: None,
+            config: None,
+        }
+    }
+}
+
+impl BuildInputs {
+    fn of(request: &BuildRequest) -> Self {
+        let named = request.named_contexts.iter();
+        Self {
+            context: context_text(&request.context),
+            dockerfile: match &request.dockerfile {
+                DockerfileSpec::File(path) => path.display().to_string(),
+                DockerfileSpec::InContext(path) => path.clone(),
+                DockerfileSpec::Text(_) => "-".to_owned(),
+            },
+            named_contexts: named
+                .map(|(name, context)| (name.clone(), context_text(context)))
+                .collect(),
+            target: request.target.clone(),
+            build_args: request.build_args.clone(),
+            platforms: request.platforms.iter().map(ToString::to_string).collect(),
+            secrets: request
+                .secrets
+                .keys()
+                .chain(request.ssh_agents.keys())
+                .cloned()
+                .collect(),
+            no_cache: request.no_cache,
+            cache_from: request.cache_from.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+fn context_text(context: &ContextSpec) -> String {
+    match context {
+        ContextSpec::Empty => "none".to_owned(),
+        ContextSpec::Directory(path) | ContextSpec::Archive(path) => path.display().to_string(),
+        ContextSpec::Git(text) | ContextSpec::Http(text) => without_password(text),
+        ContextSpec::Image(reference) => format!("docker-image://{}", reference.familiar()),
+        ContextSpec::OciLayout(text) => format!("oci-layout://{text}"),
+    }
+}
+
+/// A URL without what stands between `//` and `@`.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => url.to_owned(),
+    }
+}
+
+fn output_text(output: &OutputSpec) -> String {
+    let kind = format!("{:?}", output.kind).to_lowercase();
+    match &output.dest {
+        Some(path) => format!("{kind} to {}", path.display()),
+        None => kind,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_of_urls_are_left_out() {
+        for (url, shown) in [
+            ("https://u:p@host/x@y", "https://host/x@y"),
+            ("https://host/x", "https://host/x"),
+            ("git@host:x", "git@host:x"),
+            ("https://token@host", "https://host"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
+    }
+}
