@@ -10,6 +10,8 @@ use longshore_layers::context::{
     ContextTree, Decision, IncludeAll, ModePolicy, OwnerPolicy, PathFilter, ScanNotice,
     ScanOptions, StatCacheFile,
 };
+use longshore_layers::copy::CopyError;
+use longshore_solver::BoxError;
 
 use crate::EngineError;
 
@@ -60,11 +62,17 @@ impl LocalTree {
         &self.tree
     }
 
-    /// Whether a path that the tree does not have is in the directory all the same: the
-    /// ignore file hides it.
-    pub(crate) fn hides(&self, path: &str) -> bool {
+    /// Adds to the error of a file that is not found that it is in the directory all the
+    /// same: the ignore file hides it.
+    pub(crate) fn say_if_hidden(&self, error: BoxError) -> BoxError {
+        let Some(CopyError::NotFound { path, .. }) = error.downcast_ref() else {
+            return error;
+        };
         let path = self.directory.join(path.trim_start_matches('/'));
-        path.symlink_metadata().is_ok()
+        match path.symlink_metadata() {
+            Ok(_) => format!("{error}: it is there, but .dockerignore excludes it").into(),
+            Err(_) => error,
+        }
     }
 
     /// What the scan left out or changed.
@@ -91,15 +99,26 @@ struct IgnoreFilter<'a> {
 impl<'a> IgnoreFilter<'a> {
     fn new(matcher: &'a Matcher) -> Self {
         let root = (EntryPath::root(), Arc::new(matcher.root()));
-        Self { matcher, states: Mutex::new(HashMap::from([root])) }
+        Self {
+            matcher,
+            states: Mutex::new(HashMap::from([root])),
+        }
     }
 
     /// The state of a directory: what matched at it and above it.
     fn state_of(&self, directory: &EntryPath) -> Arc<DirectoryState> {
-        let known = self.states.lock().unwrap_or_else(PoisonError::into_inner).get(directory).cloned();
+        let known = self
+            .states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(directory)
+            .cloned();
         known.unwrap_or_else(|| {
             let parent = self.state_of(&directory.parent().unwrap_or_default());
-            self.remember(directory, self.matcher.decide(directory.as_bytes(), true, &parent).1)
+            self.remember(
+                directory,
+                self.matcher.decide(directory.as_bytes(), true, &parent).1,
+            )
         })
     }
 
