@@ -19,4 +19,5 @@ mod registry;
 mod reproducible;
 mod rootless;
 mod running;
+mod security;
 mod terminal;
