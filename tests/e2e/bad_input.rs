@@ -264,8 +264,6 @@ fn flags_that_are_not_there_yet_are_refused_by_name() {
     let sandbox = Sandbox::new();
     let context = sandbox.fresh_context(&[("Dockerfile", "FROM scratch\n")]);
     for flag in [
-        "--cache-from=x",
-        "--cache-to=x",
         "--sbom",
         "--provenance",
         "--attest=type=sbom",
