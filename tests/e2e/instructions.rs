@@ -723,3 +723,14 @@ RUN rm /gone && rm -r /d && mkdir /d && touch /d/new
     let root = sandbox.exported(&[("Dockerfile", dockerfile)]);
     assert_eq!((root.below("d"), root.has("gone")), (vec!["new"], false));
 }
+
+#[test]
+fn a_secret_that_is_not_given_is_an_empty_variable() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let run = "RUN --mount=type=secret,id=absent,env=ABSENT env | grep ^ABSENT > /env";
+    let dockerfile = format!("FROM busybox\n{run}\n");
+    let root = sandbox.exported(&[("Dockerfile", &dockerfile)]);
+    assert_eq!(root.text("env"), "ABSENT=\n");
+}

@@ -20,4 +20,5 @@ mod reproducible;
 mod rootless;
 mod running;
 mod security;
+mod sources;
 mod terminal;

@@ -425,6 +425,11 @@ impl Engine {
         } else {
             self.remove_directories(&report.layers)?
         };
+        if let Some(unused_for) = options.cache_unused_for.filter(|_| !dry_run) {
+            let mirrors = self.cache_directory("git");
+            crate::remote::remove_unused_mirrors(&mirrors, unused_for)
+                .map_err(EngineError::io("remove mirrors below", mirrors))?;
+        }
         Ok(Pruned {
             bytes: report.removed_bytes,
             blobs: report.removed,

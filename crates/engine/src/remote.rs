@@ -29,6 +29,7 @@ use tokio::sync::OnceCell;
 
 pub use error::RemoteError;
 pub(crate) use http::HttpContext;
+pub(crate) use mirror::remove_unused_mirrors;
 pub(crate) use shown::without_password;
 
 use self::checkout::Checkout;
@@ -84,7 +85,8 @@ impl Remotes {
         for (at, id) in ids.iter().enumerate() {
             if let Some(secret) = self.secrets.get(id) {
                 let value = String::from_utf8(secret.read().await?);
-                let value = value.map_err(|_| EngineError::Invalid(format!("secret {id}: not text")))?;
+                let value =
+                    value.map_err(|_| EngineError::Invalid(format!("secret {id}: not text")))?;
                 return Ok(Some((at, value.trim().to_owned())));
             }
         }

@@ -1,6 +1,6 @@
 //! Keeps two processes that share a state root from running the same step at once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,17 @@ impl LockedFile {
                 return Ok(Self { path, _file: file });
             }
         }
+    }
+
+    /// The lock, if nobody has it.
+    pub(crate) fn try_lock(path: PathBuf) -> io::Result<Option<Self>> {
+        let file = open(&path)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Ok(()) => {}
+        }
+        Ok(is_still(&path, &file)?.then_some(Self { path, _file: file }))
     }
 }
 
@@ -101,6 +112,11 @@ mod tests {
             }
         });
         assert_eq!(most.load(Ordering::SeqCst), 1);
+        let path = folder.path().join("key");
+        let held = LockedFile::lock(path.clone()).unwrap();
+        assert!(LockedFile::try_lock(path.clone()).unwrap().is_none());
+        drop(held);
+        assert!(LockedFile::try_lock(path).unwrap().is_some());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -108,8 +108,7 @@ impl Remotes {
         let first = self.check_out_from(&git, &mirror, source, commit).await;
         let (active, time_s) = match first {
             // A mirror that is damaged is made again, once.
-            Err(EngineError::Remote(error)) if matches!(*error, RemoteError::Git { .. }) => {
-                tracing::warn!(%error, "the mirror is fetched again");
+            Err(EngineError::Remote(error)) if error.is_of_git() => {
                 mirror.renew(&git, source, commit).await?;
                 self.check_out_from(&git, &mirror, source, commit).await?
             }
@@ -184,7 +183,8 @@ async fn commit_of(
         &format!("{}^{{commit}}", commit.object),
     ]);
     let answer = git.text(call).await?;
-    let (hash, time) = answer.trim().split_once(' ').unwrap_or((answer.trim(), ""));
+    let answer = answer.trim();
+    let (hash, time) = answer.split_once(' ').unwrap_or((answer, ""));
     // What is no time is the beginning of time.
     Ok((
         hash.to_owned(),
@@ -482,9 +482,9 @@ fn normalise(root: &Path, keeps_git_dir: bool, time_s: i64) -> io::Result<()> {
             let kind = entry?;
             if !keeps_git_dir && path.file_name().is_some_and(|name| name == ".git") {
                 if kind.is_dir() {
-                    fs::remove_dir_all(&path)?
+                    fs::remove_dir_all(&path)?;
                 } else {
-                    fs::remove_file(&path)?
+                    fs::remove_file(&path)?;
                 }
             } else if kind.is_dir() {
                 folders.push(path);
@@ -550,7 +550,7 @@ mod tests {
 
     #[test]
     fn files_are_counted_across_pieces() {
-        let listing = b"100644 blob aaaa      12\ta\tb\0040000 tree bbbb       -\td\0160000 commit cccc       -\ts\0";
+        let listing = b"100644 blob aaaa      12\ta\tb\x00040000 tree bbbb       -\td\x00160000 commit cccc       -\ts\x00";
         let mut count = FileCount::default();
         for piece in listing.chunks(3) {
             count.add(piece).unwrap();

@@ -205,15 +205,17 @@ fn find(answer: &str, reference: &str) -> Option<Commit> {
         let (hash, _) = lines.find(|(_, found)| *found == name)?;
         Some(hash.to_owned())
     };
-    ["refs/", "refs/heads/", "refs/tags/"].iter().find_map(|prefix| {
-        let rest = reference.strip_prefix(prefix).unwrap_or(reference);
-        let name = format!("{prefix}{rest}");
-        Some(Commit {
-            object: hash_of(&name)?,
-            peeled: hash_of(&format!("{name}^{{}}")),
-            reference: Some(name),
+    ["refs/", "refs/heads/", "refs/tags/"]
+        .iter()
+        .find_map(|prefix| {
+            let rest = reference.strip_prefix(prefix).unwrap_or(reference);
+            let name = format!("{prefix}{rest}");
+            Some(Commit {
+                object: hash_of(&name)?,
+                peeled: hash_of(&format!("{name}^{{}}")),
+                reference: Some(name),
+            })
         })
-    })
 }
 
 #[cfg(test)]

@@ -123,6 +123,11 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
+    /// Whether `git` said it.
+    pub(crate) fn is_of_git(&self) -> bool {
+        matches!(self, Self::Git { .. })
+    }
+
     /// Whose business it is.
     pub fn class(&self) -> ErrorClass {
         use longshore_registry_client::ErrorClass as Web;

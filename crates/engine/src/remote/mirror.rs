@@ -10,6 +10,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use longshore_graph::GitSource;
 use tokio::task::spawn_blocking;
@@ -29,6 +30,9 @@ const WAYS_MISSING: &[&str] = &[
     "dumb http",
 ];
 
+/// A file in a mirror whose time says when it was last used.
+const USED: &str = "longshore-used";
+
 /// A repository's mirror, for this process alone while it lives.
 #[derive(Debug)]
 pub(super) struct Mirror {
@@ -45,10 +49,19 @@ impl Remotes {
         commit: &Commit,
     ) -> Result<Mirror, EngineError> {
         let mirror = self.open_mirror(source, commit).await?;
-        if !mirror.path.join("HEAD").exists() {
-            mirror.create(git, commit).await?;
+        let is_new = !mirror.path.join("HEAD").exists();
+        if is_new {
+            // Without HEAD, what is here is the rest of one that was not finished.
+            remove_tree(&mirror.path).await?;
+            create(git, &mirror.path, commit).await?;
         }
-        mirror.fetch(git, source, commit).await?;
+        match fetch(git, &mirror.path, source, commit).await {
+            // What was fetched before may be damaged.
+            Err(EngineError::Remote(error)) if !is_new && error.is_of_git() => {
+                mirror.renew(git, source, commit).await?;
+            }
+            fetched => fetched?,
+        }
         Ok(mirror)
     }
 
@@ -60,11 +73,13 @@ impl Remotes {
         let hash = blake3::hash(source.remote.as_bytes()).to_hex();
         // A repository has one of the two sorts of hashes; one that changed is another.
         let name = format!("{}-{}", &hash[..32], commit.object.len());
-        let folder = self.engine.cache_directory("git");
-        let (path, lock) = (folder.join(&name), folder.join(format!("{name}.lock")));
+        let path = self.engine.cache_directory("git").join(name);
+        let lock = lock_of(&path);
         spawn_blocking(move || {
             let lock = LockedFile::lock(lock.clone()).map_err(EngineError::io("lock", lock))?;
             remove_stale_locks(&path).map_err(EngineError::io("clean", &path))?;
+            let used = fs::File::create(path.join(USED)).map(drop);
+            absent_is_fine(used).map_err(EngineError::io("touch", &path))?;
             Ok(Mirror { path, _lock: lock })
         })
         .await?
@@ -77,93 +92,131 @@ impl Mirror {
         &self.path
     }
 
-    /// Forgets all that was fetched, and fetches the commit again.
+    /// Fetches the commit anew, and forgets what was fetched before.
     pub(super) async fn renew(
         &self,
         git: &Git,
         source: &GitSource,
         commit: &Commit,
     ) -> Result<(), EngineError> {
+        tracing::warn!(
+            remote = without_password(&source.remote),
+            "the mirror is fetched again"
+        );
+        let fresh = self.path.with_extension("new");
+        remove_tree(&fresh).await?;
+        create(git, &fresh, commit).await?;
+        fetch(git, &fresh, source, commit).await?;
         remove_tree(&self.path).await?;
-        self.create(git, commit).await?;
-        self.fetch(git, source, commit).await
+        fs::rename(&fresh, &self.path).map_err(EngineError::io("rename", fresh))
     }
+}
 
-    async fn create(&self, git: &Git, commit: &Commit) -> Result<(), EngineError> {
-        // Without HEAD, what is here is the rest of one that was not finished.
-        remove_tree(&self.path).await?;
-        let format = if commit.object.len() == 64 {
-            "sha256"
-        } else {
-            "sha1"
-        };
-        let mut call = Call::new("make a mirror of");
+async fn create(git: &Git, path: &Path, commit: &Commit) -> Result<(), EngineError> {
+    let format = if commit.object.len() == 64 {
+        "sha256"
+    } else {
+        "sha1"
+    };
+    let mut call = Call::new("make a mirror of");
+    call.args([
+        "init",
+        "--quiet",
+        "--bare",
+        &format!("--object-format={format}"),
+        "--",
+    ]);
+    call.args([path]);
+    Ok(git.run(call).await?)
+}
+
+async fn has(git: &Git, path: &Path, object: &str) -> Result<bool, RemoteError> {
+    let mut call = Call::within("look into the mirror of", path);
+    call.args(["cat-file", "-e", &format!("{object}^{{commit}}")]);
+    git.succeeds(call).await
+}
+
+/// Fetches the commit in the least costly way that the server knows.
+async fn fetch(
+    git: &Git,
+    path: &Path,
+    source: &GitSource,
+    commit: &Commit,
+) -> Result<(), EngineError> {
+    let object = commit.object.as_str();
+    if has(git, path, object).await? {
+        return Ok(());
+    }
+    let mut failed = None;
+    for way in ways(source, commit) {
+        let mut call = Call::within("fetch", path);
+        call.protocols = git.protocols();
         call.args([
-            "init",
+            "fetch",
             "--quiet",
-            "--bare",
-            &format!("--object-format={format}"),
-            "--",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--force",
         ]);
-        call.args([&self.path]);
-        Ok(git.run(call).await?)
-    }
-
-    async fn has(&self, git: &Git, object: &str) -> Result<bool, RemoteError> {
-        let mut call = Call::within("look into the mirror of", &self.path);
-        call.args(["cat-file", "-e", &format!("{object}^{{commit}}")]);
-        git.succeeds(call).await
-    }
-
-    /// Fetches the commit in the least costly way that the server knows.
-    async fn fetch(
-        &self,
-        git: &Git,
-        source: &GitSource,
-        commit: &Commit,
-    ) -> Result<(), EngineError> {
-        let object = commit.object.as_str();
-        if self.has(git, object).await? {
-            return Ok(());
+        if way.shallow {
+            call.args(["--depth=1"]);
+        } else if path.join("shallow").exists() {
+            call.args(["--unshallow"]);
         }
-        let mut failed = None;
-        for way in ways(source, commit) {
-            let mut call = Call::within("fetch", &self.path);
-            call.protocols = git.protocols();
-            call.args([
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--no-write-fetch-head",
-                "--force",
-            ]);
-            if way.shallow {
-                call.args(["--depth=1"]);
-            } else if self.path.join("shallow").exists() {
-                call.args(["--unshallow"]);
+        call.args(["--", &source.remote]);
+        call.args(&way.refspecs);
+        match git.run(call).await {
+            Ok(()) if has(git, path, object).await? => return Ok(()),
+            Ok(()) => {}
+            Err(RemoteError::Git { said, .. }) if has_no_such_way(&said) => {
+                failed.get_or_insert(said);
             }
-            call.args(["--", &source.remote]);
-            call.args(&way.refspecs);
-            match git.run(call).await {
-                Ok(()) if self.has(git, object).await? => return Ok(()),
-                Ok(()) => {}
-                Err(RemoteError::Git { said, .. }) if has_no_such_way(&said) => {
-                    failed.get_or_insert(said);
-                }
-                Err(error) => return Err(error.into()),
-            }
+            Err(error) => return Err(error.into()),
         }
-        let reference = commit
-            .reference
-            .as_ref()
-            .map_or_else(String::new, |name| format!(" ({name})"));
-        let lacks = format!("the repository does not have commit {object}{reference}");
-        Err(EngineError::from(RemoteError::Git {
-            doing: "fetch",
-            remote: without_password(&source.remote),
-            said: failed.map_or_else(|| lacks.clone(), |said| format!("{said}\n{lacks}")),
-        }))
     }
+    let reference = commit.reference.as_ref();
+    let reference = reference.map_or_else(String::new, |name| format!(" ({name})"));
+    let lacks = format!("the repository does not have commit {object}{reference}");
+    let said = match failed {
+        Some(said) => format!("{said}\n{lacks}"),
+        None => lacks,
+    };
+    Err(EngineError::from(RemoteError::Git {
+        doing: "fetch",
+        remote: without_password(&source.remote),
+        said,
+    }))
+}
+
+/// Removes the mirrors below a folder that nobody uses now, or used for so long.
+///
+/// # Errors
+/// When one cannot be removed.
+pub(crate) fn remove_unused_mirrors(folder: &Path, unused_for: Duration) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if !path.is_dir() {
+            continue;
+        }
+        let used = fs::metadata(path.join(USED)).and_then(|meta| meta.modified());
+        let age = used.ok().and_then(|used| used.elapsed().ok());
+        if age.is_some_and(|age| age < unused_for) {
+            continue;
+        }
+        if let Some(_lock) = LockedFile::try_lock(lock_of(&path))? {
+            absent_is_fine(fs::remove_dir_all(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The lock of a mirror, beside it.
+fn lock_of(mirror: &Path) -> PathBuf {
+    mirror.with_extension("lock")
 }
 
 /// A way to fetch a commit.
