@@ -80,7 +80,7 @@ debian_base() {
 	apt_install mmdebstrap || return 1
 	mkdir -p "$(dirname "$tar")"
 	say "making a Debian root file system (about 20 seconds)"
-	mmdebstrap --quiet --variant=apt --include=ca-certificates \
+	mmdebstrap --quiet --format=tar --variant=apt --include=ca-certificates \
 		--customize-hook='
 			set -e
 			for crt in /usr/local/share/ca-certificates/*.crt; do
