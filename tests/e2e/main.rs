@@ -8,14 +8,17 @@
 mod apps;
 mod architecture;
 mod bad_input;
+mod build_history;
 mod cache;
 mod cases;
+mod differential;
 mod harness;
 mod images;
 mod instructions;
 mod kill;
 mod outputs;
 mod registry;
+mod remote_cache;
 mod reproducible;
 mod rootless;
 mod running;

@@ -115,7 +115,7 @@ fn lines(step: &StepRecord) -> Vec<String> {
             .collect()
     };
     match &step.outcome {
-        StepOutcome::NotNeeded => vec!["not looked at".to_owned()],
+        StepOutcome::NotNeeded => vec!["not looked at: no step that ran stands on it".to_owned()],
         StepOutcome::Source => vec!["source".to_owned()],
         StepOutcome::Hit { from, .. } => vec![format!("hit: {from}")],
         StepOutcome::Ran { reason } => because(format!("ran{took}"), Some(reason)),

@@ -54,6 +54,9 @@ pub(crate) struct BuildExecutor {
     /// Where the layers of this build's base images can be fetched: said by the images
     /// themselves, and so believed before what a record says.
     pub(crate) bases: Mutex<HashMap<LayerKey, Option<RemoteBlob>>>,
+    /// Layers that only name their files: held until they were exported to a cache; `None`
+    /// where there is no such export.
+    pub(crate) kept: Option<Mutex<Vec<Arc<Layer>>>>,
     /// Whether what a build cache elsewhere promises is counted on; not any more after it
     /// broke its word in this build.
     pub(crate) trusts_caches: AtomicBool,
@@ -206,6 +209,15 @@ impl BuildExecutor {
 
     /// Keeps what was made from being collected as long as the build runs.
     fn hold(&self, outputs: &[Tree]) -> Result<(), EngineError> {
+        if let Some(kept) = &self.kept {
+            let layers = outputs.iter().filter_map(|tree| match tree {
+                Tree::Layers(layers) => layers.last().cloned(),
+                Tree::Local(_) => None,
+            });
+            kept.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(layers);
+        }
         let top = |tree: &Tree| match tree {
             Tree::Layers(layers) => layers.last().map(|layer| layer.key.record_id()),
             Tree::Local(_) => None,

@@ -246,6 +246,7 @@ impl Engine {
             ssh_agents: request.ssh_agents.clone(),
             entitlements: request.entitlements,
             bases: Mutex::default(),
+            kept: (!request.cache_to.is_empty()).then(Mutex::default),
             trusts_caches: AtomicBool::new(true),
         });
         let work = Work {

@@ -77,6 +77,10 @@ impl LayerStore {
             materialise(changes, &directory, &store.overlay(), &NoLowerLayers)
                 .map_err(EngineError::layer(layer.key.text()))?;
             pending.commit()?;
+            // A later process finds the files in the directory, but no index with them.
+            if let Some(index) = layer.index.get() {
+                store.keep_index(&layer, index)?;
+            }
             store.keep_directory(&layer, &id)
         })
         .await?

@@ -165,8 +165,9 @@ impl CacheExport<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// A blob of each layer that a step made. A layer of which none can be made is left
-    /// out, with the records that name it; the first reason is returned beside the rest.
+    /// A blob of each layer that a step made. A layer that is not here any more is left out,
+    /// with the records that name it; so is one whose blob cannot be made, and the first
+    /// reason is returned beside the rest.
     async fn sources(
         &self,
         records: &[(Vec<CacheKey>, CacheRecord)],
@@ -182,7 +183,7 @@ impl CacheExport<'_> {
             }
         }
         let own = cache.place.of_blobs();
-        let made: Vec<(LayerId, Result<Source, BoxError>)> = stream::iter(layers)
+        let made: Vec<(LayerId, Result<Option<Source>, BoxError>)> = stream::iter(layers)
             .map(|(id, layer)| {
                 let own = &own;
                 async move { (id, self.source(layer, target, own).await) }
@@ -194,7 +195,7 @@ impl CacheExport<'_> {
         for (id, source) in made {
             match source {
                 Ok(source) => {
-                    sources.insert(id, source);
+                    sources.extend(source.map(|source| (id, source)));
                 }
                 Err(error) => failed = failed.or(Some(error)),
             }
@@ -207,20 +208,20 @@ impl CacheExport<'_> {
         recorded: RecordedLayer,
         target: &CacheTarget,
         own: &BlobPlace,
-    ) -> Result<Source, BoxError> {
+    ) -> Result<Option<Source>, BoxError> {
         let remote = recorded.remote.clone();
         if let Some(remote) = &remote
             && let Some(form) = remote.cached
             && remote.place == *own
         {
             // It came from there: it is not fetched to be sent back.
-            return Ok(Source {
+            return Ok(Some(Source {
                 blob: PortableBlob {
                     descriptor: remote.descriptor.clone(),
                     form,
                 },
                 place: Some(remote.place.clone()),
-            });
+            }));
         }
         let created = Timestamp::from_second(recorded.created_s).unwrap_or(Timestamp::UNIX_EPOCH);
         let store = self.engine.layers();
@@ -230,9 +231,13 @@ impl CacheExport<'_> {
         {
             layer.set_remote(remote);
         }
+        // Of a copy that nothing needed as files or as a blob, an earlier build kept none.
+        if !store.is_available(&layer)? {
+            return Ok(None);
+        }
         let blob = store.blob(&layer, target.compression, false).await?;
         self.lease.add_blobs([&blob.descriptor.digest])?;
-        Ok(Source {
+        Ok(Some(Source {
             blob: PortableBlob {
                 descriptor: blob.descriptor,
                 form: CachedForm {
@@ -241,7 +246,7 @@ impl CacheExport<'_> {
                 },
             },
             place: remote.map(|remote| remote.place),
-        })
+        }))
     }
 
     /// How many entries there are, and those that the cache does not have just so.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longshore_content::StateRoot;
-use longshore_oci::{DOCUMENT_BYTES_MAX, Descriptor, Digest, Reference, media_type};
+use longshore_oci::{DOCUMENT_BYTES_MAX, Descriptor, Digest, Digester, Reference, media_type};
 use longshore_registry_client::{Client, FileSource, MANIFEST_ACCEPT, Repository, UploadOptions};
 use longshore_solver::BoxError;
 use tokio::task::spawn_blocking;
@@ -198,9 +198,9 @@ impl Place {
                     .await?;
             }
             Self::Directory(path) => {
-                let (path, size) = (blob_path(path, &blob.digest), blob.size);
+                let (path, digest) = (blob_path(path, &blob.digest), blob.digest);
                 spawn_blocking(move || {
-                    if path.metadata().is_ok_and(|there| there.len() == size) {
+                    if holds(&path, &digest) {
                         return Ok(());
                     }
                     let mut file =
@@ -221,6 +221,22 @@ fn mount_from(reference: &Reference, from: Option<&BlobPlace>) -> Option<Reposit
             Some(Repository::of(other))
         }
         _ => None,
+    }
+}
+
+/// Whether a file is there and is what its name says: a damaged one is written again.
+fn holds(path: &Path, digest: &Digest) -> bool {
+    let Ok(mut file) = std::fs::File::open(path) else {
+        return false;
+    };
+    let mut digester = Digester::new(digest.algorithm());
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match io::Read::read(&mut file, &mut buffer) {
+            Ok(0) => return digester.finish() == *digest,
+            Ok(count) => digester.update(&buffer[..count]),
+            Err(_) => return false,
+        }
     }
 }
 

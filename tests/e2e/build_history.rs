@@ -1,0 +1,261 @@
+//! What was built, why steps ran, and that steps which two processes need run once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Outcome, Sandbox};
+
+const DOCKERFILE: &str = "\
+FROM busybox
+ARG V=1
+COPY a.txt /a.txt
+RUN echo building; cat /a.txt; printf 'no new line'
+RUN echo $V > /v
+";
+
+fn machine() -> Option<(Sandbox, PathBuf)> {
+    let sandbox = Sandbox::with_busybox()?;
+    let files = [("Dockerfile", DOCKERFILE), ("a.txt", "alpha\n")];
+    let context = sandbox.context("app", &files);
+    Some((sandbox, context))
+}
+
+#[track_caller]
+fn build(sandbox: &Sandbox, context: &Path, flags: &[&str]) -> Outcome {
+    let args = ["build", "-t", "app", context.to_str().unwrap()];
+    sandbox.ok(args.into_iter().chain(flags.iter().copied()))
+}
+
+fn json(outcome: &Outcome) -> serde_json::Value {
+    serde_json::from_str(&outcome.stdout).unwrap()
+}
+
+#[test]
+fn why_says_of_each_step_what_became_of_it() {
+    let Some((sandbox, context)) = machine() else {
+        return;
+    };
+    build(&sandbox, &context, &[]);
+    build(&sandbox, &context, &["--build-arg", "V=2"]);
+    let why = sandbox.ok(["why", "app"]).stdout;
+    assert!(why.contains("of app:latest"), "{why}");
+    assert!(why.contains("hit: local"), "{why}");
+    assert!(why.contains("miss: env V changed from `1` to `2`"), "{why}");
+    let step = sandbox.ok(["why", "app", "> /v"]).stdout;
+    assert!(step.contains("miss: env V changed"), "{step}");
+    assert!(!step.contains("COPY"), "{step}");
+
+    let steps = json(&sandbox.ok(["why", "app", "--format", "json"]))["steps"].clone();
+    let named = |part: &str| {
+        let steps = steps.as_array().unwrap().iter();
+        let mut found = steps.filter(|step| step["name"].as_str().unwrap().contains(part));
+        found.next().unwrap().clone()
+    };
+    let ran = named("> /v");
+    assert_eq!(ran["outcome"], "ran");
+    assert_eq!(ran["reason"]["fields"][0]["name"], "env V");
+    let fields = ran["fields"].as_array().unwrap();
+    assert!(
+        fields
+            .iter()
+            .any(|field| field["name"] == "env V" && field["shown"] == "2")
+    );
+    let hit = named("echo building");
+    assert_eq!(hit["outcome"], "hit");
+    assert_eq!(hit["from"]["where"], "local");
+    let fields = hit["fields"].as_array().unwrap();
+    assert!(fields.iter().any(|field| field["name"] == "argv"), "{hit}");
+
+    sandbox.run(["why", "nothing"]).failure(1, &["nothing"]);
+    sandbox.run(["why", "app", "99"]).failure(2, &["99"]);
+}
+
+#[test]
+fn logs_are_kept_byte_for_byte() {
+    let Some((sandbox, context)) = machine() else {
+        return;
+    };
+    build(&sandbox, &context, &["-q"]);
+    let step = sandbox.ok(["build-history", "logs", "", "echo building"]);
+    assert_eq!(step.stdout, "building\nalpha\nno new line");
+    // More than any terminal shows, and no line is cut.
+    let long =
+        "FROM busybox\nRUN head -c 3000000 /dev/zero | tr '\\0' x; echo; seq 1 50000; echo end\n";
+    fs::write(context.join("Dockerfile"), long).unwrap();
+    build(&sandbox, &context, &["-q"]);
+    let all = sandbox.ok(["build-history", "logs", "", "head"]).stdout;
+    let numbers: String = (1..=50000).map(|n| format!("{n}\n")).collect();
+    assert!(
+        all == format!("{}\n{numbers}end\n", "x".repeat(3_000_000)),
+        "{} bytes",
+        all.len()
+    );
+    let listed = sandbox.ok([
+        "build-history",
+        "ls",
+        "--format",
+        "{{.Name}} {{.Status}} {{.Ran}}",
+    ]);
+    assert_eq!(listed.stdout, "app:latest done 1\napp:latest done 3\n");
+}
+
+#[test]
+fn a_failed_build_is_remembered_with_what_it_said() {
+    let Some((sandbox, context)) = machine() else {
+        return;
+    };
+    let text = "FROM busybox\nRUN echo before\nRUN echo reason >&2; exit 7\n";
+    fs::write(context.join("Dockerfile"), text).unwrap();
+    let path = context.to_str().unwrap();
+    let args = ["build", "-t", "app", "--build-arg", "SHOWN=x", path];
+    assert_ne!(sandbox.run(args).code, 0);
+    let build = json(&sandbox.ok(["build-history", "inspect"]));
+    assert_eq!(build["status"], "failed");
+    assert!(build["error"].as_str().unwrap().contains("7"), "{build}");
+    assert_eq!(build["inputs"]["build_args"]["SHOWN"], "x");
+    assert_eq!(build["inputs"]["context"], path);
+    let steps = build["steps"].as_array().unwrap();
+    assert_eq!(steps[steps.len() - 1]["outcome"], "failed");
+    assert_eq!(
+        sandbox.ok(["build-history", "logs", "", "exit 7"]).stdout,
+        "reason\n"
+    );
+    assert!(sandbox.ok(["why", "app"]).stdout.contains("failed: "));
+    // So is one that never came to a step.
+    fs::write(context.join("Dockerfile"), "FORM x\n").unwrap();
+    assert_ne!(sandbox.run(["build", "-t", "app", path]).code, 0);
+    let build = json(&sandbox.ok(["build-history", "inspect"]));
+    assert_eq!(build["status"], "failed");
+    assert_eq!(build["steps"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn the_history_is_bounded_by_builds_and_by_bytes() {
+    let Some((sandbox, context)) = machine() else {
+        return;
+    };
+    for n in 0..5 {
+        let arg = format!("V={n}");
+        let flags = ["-q", "--history-builds", "3", "--build-arg", &arg];
+        build(&sandbox, &context, &flags);
+    }
+    let ids = sandbox.ok(["build-history", "ls", "-q"]).stdout;
+    assert_eq!(ids.lines().count(), 3);
+    let kept = fs::read_dir(sandbox.root().join("builds")).unwrap().count();
+    assert_eq!(kept, 3);
+    let loud = "FROM busybox\nARG V\nRUN head -c 200000 /dev/zero; echo $V\n";
+    fs::write(context.join("Dockerfile"), loud).unwrap();
+    for n in 0..4 {
+        let arg = format!("V={n}");
+        let flags = ["-q", "--history-bytes", "500k", "--build-arg", &arg];
+        build(&sandbox, &context, &flags);
+    }
+    assert_eq!(
+        sandbox
+            .ok(["build-history", "ls", "-q"])
+            .stdout
+            .lines()
+            .count(),
+        2
+    );
+
+    let id = sandbox.ok(["build-history", "ls", "-q"]).stdout;
+    let id = id.lines().next().unwrap();
+    sandbox.ok(["build-history", "rm", &id[..6]]);
+    sandbox
+        .run(["build-history", "inspect", id])
+        .failure(1, &["no build"]);
+    sandbox.ok(["build-history", "rm", "--all"]);
+    assert_eq!(sandbox.ok(["build-history", "ls", "-q"]).stdout, "");
+    build(&sandbox, &context, &["-q", "--history-builds", "0"]);
+    assert_eq!(sandbox.ok(["build-history", "ls", "-q"]).stdout, "");
+}
+
+#[test]
+fn a_build_that_was_killed_has_its_history_up_to_there() {
+    let Some((sandbox, context)) = machine() else {
+        return;
+    };
+    let word = format!("79{:07}", std::process::id());
+    let text = format!("FROM busybox\nRUN echo first\nRUN echo said before; sleep {word}\n");
+    fs::write(context.join("Dockerfile"), text).unwrap();
+    let mut child = sandbox
+        .command(["build", "-t", "app", context.to_str().unwrap()])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let logs = || sandbox.run(["build-history", "logs", "", "sleep"]).stdout;
+    while !logs().contains("said before") {
+        assert!(Instant::now() < deadline, "the step did not run");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(
+        json(&sandbox.ok(["build-history", "inspect"]))["status"],
+        "running"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let build = json(&sandbox.ok(["build-history", "inspect"]));
+    assert_eq!(build["status"], "interrupted");
+    let steps = build["steps"].as_array().unwrap();
+    let outcomes: Vec<&str> = steps
+        .iter()
+        .map(|step| step["outcome"].as_str().unwrap())
+        .collect();
+    assert_eq!(outcomes, ["source", "ran", "stopped"]);
+    assert_eq!(logs(), "said before\n");
+    sandbox.ok(["build-history", "rm", "--all"]);
+    assert_eq!(
+        fs::read_dir(sandbox.root().join("builds")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
+fn two_processes_that_need_a_step_run_it_once() {
+    let Some((sandbox, context)) = machine() else {
+        return;
+    };
+    let text = "FROM busybox\nRUN --mount=type=cache,target=/c sleep 2; echo x >> /c/runs; cp /c/runs /runs\n";
+    fs::write(context.join("Dockerfile"), text).unwrap();
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let start = |n| {
+            let (sandbox, context) = (&sandbox, &context);
+            let tag = format!("app{n}");
+            scope.spawn(move || sandbox.ok(["build", "-t", &tag, context.to_str().unwrap()]))
+        };
+        let running: Vec<_> = (0..3).map(start).collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let ran: usize = outcomes.iter().map(|outcome| outcome.ran().len()).sum();
+    assert_eq!(ran, 1, "{}", outcomes[0].stderr);
+    for n in 0..3 {
+        assert_eq!(
+            sandbox.output_of(&format!("app{n}"), &["cat", "/runs"]),
+            "x\n"
+        );
+    }
+}
+
+#[test]
+fn prune_with_a_filter_keeps_what_was_used_since() {
+    let Some((sandbox, context)) = machine() else {
+        return;
+    };
+    build(&sandbox, &context, &[]);
+    sandbox.ok(["rmi", "-f", "app"]);
+    sandbox.ok(["prune", "--filter", "until=1h"]);
+    assert_eq!(build(&sandbox, &context, &[]).ran(), Vec::<String>::new());
+    sandbox.ok(["rmi", "-f", "app"]);
+    sandbox.ok(["prune", "--filter", "until=0s"]);
+    assert_eq!(build(&sandbox, &context, &[]).ran().len(), 3);
+    sandbox
+        .run(["prune", "--filter", "label=x"])
+        .failure(2, &["label=x"]);
+}
