@@ -1,0 +1,1 @@
+tar --owner=0 --group=0 -cf - tree | zstd -q > z.tar.zst

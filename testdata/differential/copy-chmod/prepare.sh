@@ -1,0 +1,1 @@
+ln -s leaf tree/sub/link; chmod 755 tree/sub/leaf

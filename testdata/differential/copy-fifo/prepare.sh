@@ -1,0 +1,1 @@
+mkdir tree; mkfifo -m 620 tree/fifo; echo x > tree/leaf

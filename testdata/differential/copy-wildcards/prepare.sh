@@ -1,0 +1,1 @@
+echo star > 'star*'; echo no > starlet

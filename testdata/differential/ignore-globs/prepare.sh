@@ -1,0 +1,1 @@
+echo x > 'lit*eral'; echo x > literal
