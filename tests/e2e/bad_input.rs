@@ -368,7 +368,7 @@ fn privileged_an_unreadable_file_is_named_and_may_be_ignored() {
     ]);
     fs::set_permissions(
         context.join("hidden"),
-        std::os::unix::fs::PermissionsExt::from_mode(0),
+        std::os::unix::fs::PermissionsExt::from_mode(0o0),
     )
     .unwrap();
     let as_nobody = |arguments: &[&str]| {

@@ -148,13 +148,13 @@ fn check(sandbox: &Sandbox, shard: usize) -> BTreeMap<String, String> {
 }
 
 fn reason(result: &serde_json::Value) -> String {
-    let why = result["why"][0]
-        .as_str()
-        .unwrap_or(if result["level"] == "error" {
+    let why = result["why"][0].as_str().unwrap_or_else(|| {
+        if result["level"] == "error" {
             "was built"
         } else {
             "history"
-        });
+        }
+    });
     format!(
         "{}: {}",
         result["level"].as_str().unwrap(),

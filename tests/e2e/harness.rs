@@ -719,7 +719,9 @@ pub(crate) fn tree(root: &Path) -> Vec<String> {
 
 /// Whether some file below a folder has these bytes in it.
 pub(crate) fn is_anywhere_below(folder: &Path, bytes: &[u8]) -> bool {
-    let files = walkdir::WalkDir::new(folder).into_iter().map(Result::unwrap);
+    let files = walkdir::WalkDir::new(folder)
+        .into_iter()
+        .map(Result::unwrap);
     files
         .filter(|entry| entry.file_type().is_file())
         .any(|entry| {

@@ -95,7 +95,7 @@ fn a_cold_machine_runs_nothing_with_distribution() {
     };
     let reference = server.reference("cache");
     goes_through(
-        &format!("{reference}"),
+        &reference.to_string(),
         &format!("type=registry,ref={reference}"),
     );
 }

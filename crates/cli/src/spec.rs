@@ -152,7 +152,10 @@ fn check_destination(output: &OutputSpec, text: &str) -> Result<()> {
     }
 }
 
-pub(crate) fn parse_compression(kind: Option<&str>, level: Option<&str>) -> Result<Option<LayerCompression>> {
+pub(crate) fn parse_compression(
+    kind: Option<&str>,
+    level: Option<&str>,
+) -> Result<Option<LayerCompression>> {
     let level: Option<u32> = level
         .map(|level| {
             level

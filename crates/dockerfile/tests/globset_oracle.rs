@@ -1,5 +1,6 @@
 //! Ignore patterns against `globset`, on the part of both languages that means the same:
 //! literal names, `*` and `?` within a component, `**/` in front, and whole paths.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use globset::GlobBuilder;
 use longshore_dockerfile::ignore::Matcher;

@@ -411,7 +411,7 @@ impl Engine {
         }
         let options = GcOptions {
             unreferenced_layers: true,
-            cache_unused_for: unused_for.or(all.then_some(Duration::ZERO)),
+            cache_unused_for: unused_for.or_else(|| all.then_some(Duration::ZERO)),
             dry_run,
             ..GcOptions::blobs_only(match (all, unused_for) {
                 (true, None) => Duration::ZERO,

@@ -40,7 +40,9 @@ pub use builds::{
     StepRecord,
 };
 pub use container::{ContainerRequest, ContainerVolume};
-pub use engine::{ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Pruned, Removed, SandboxOptions};
+pub use engine::{
+    ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Pruned, Removed, SandboxOptions,
+};
 pub use error::{DiffIdMismatch, EngineError, ErrorClass};
 pub use image::{PlatformImage, StoredImage};
 pub use import::ImportRequest;

@@ -1,4 +1,5 @@
 //! Order and reachability of random graphs, against an independent graph library.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use longshore_graph::{Graph, Input, Op, Source, Vertex, VertexId};
 use petgraph::graph::{DiGraph, NodeIndex};

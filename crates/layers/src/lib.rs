@@ -66,7 +66,9 @@ pub use directory::{
     OverlayAttributes, Ownership, settle_implied_directories,
 };
 pub use entry::{Entry, EntryPath, EntryPathError, Kind, Metadata, Timestamp};
-pub use index::{INDEX_BYTES_MAX, IndexChangesError, IndexDecodeError, IndexEntry, IndexError, LayerIndex};
+pub use index::{
+    INDEX_BYTES_MAX, IndexChangesError, IndexDecodeError, IndexEntry, IndexError, LayerIndex,
+};
 pub use materialise::materialise;
 pub use named::{changes_of_directory, changes_of_view, host_content};
 pub use pipeline::{LayerSummary, LayerWriter, WriteError, WriteOptions, write_layer};

@@ -9,7 +9,8 @@ use rustix::fs::{AtFlags, statat};
 
 use crate::copy::LayerContent;
 use crate::{
-    Change, ContentHash, Entry, EntryPath, FileContent, FileStamp, HostFile, IndexEntry, Kind, LayerIndex, Node, TreeView,
+    Change, ContentHash, Entry, EntryPath, FileContent, FileStamp, HostFile, IndexEntry, Kind,
+    LayerIndex, Node, TreeView,
 };
 
 /// The bytes of a file below `root`, as it looks now.
@@ -26,7 +27,12 @@ pub fn host_content(
     if stamp.size == 0 {
         return Ok(FileContent::Empty);
     }
-    Ok(FileContent::Host(HostFile { root: Arc::clone(root), path: path.clone(), stamp, hash }))
+    Ok(FileContent::Host(HostFile {
+        root: Arc::clone(root),
+        path: path.clone(),
+        stamp,
+        hash,
+    }))
 }
 
 /// The changes of a layer whose directory (in overlay form) is `root`.
@@ -67,7 +73,9 @@ fn shown(
     node: &Node<'_>,
     first_names: &mut HashMap<(usize, usize), EntryPath>,
 ) -> io::Result<Option<Change>> {
-    let Some(inode) = view.inode(node) else { return Ok(None) };
+    let Some(inode) = view.inode(node) else {
+        return Ok(None);
+    };
     let path = node.entry.path.clone();
     let metadata = inode.entry.metadata.clone();
     let kind = match &inode.entry.kind {
@@ -75,14 +83,35 @@ fn shown(
         other => other.clone(),
     };
     let Kind::File { size } = kind else {
-        return Ok(Some(Change::without_content(Entry { path, kind, metadata })));
+        return Ok(Some(Change::without_content(Entry {
+            path,
+            kind,
+            metadata,
+        })));
     };
     let identity = (inode.layer, std::ptr::from_ref(inode.entry).addr());
     if let Some(target) = first_names.get(&identity) {
-        let kind = Kind::Hardlink { target: target.clone() };
-        return Ok(Some(Change::without_content(Entry { path, kind, metadata })));
+        let kind = Kind::Hardlink {
+            target: target.clone(),
+        };
+        return Ok(Some(Change::without_content(Entry {
+            path,
+            kind,
+            metadata,
+        })));
     }
     first_names.insert(identity, path.clone());
-    let content = if size == 0 { FileContent::Empty } else { content.content(&inode)? };
-    Ok(Some(Change { entry: Entry { path, kind, metadata }, content }))
+    let content = if size == 0 {
+        FileContent::Empty
+    } else {
+        content.content(&inode)?
+    };
+    Ok(Some(Change {
+        entry: Entry {
+            path,
+            kind,
+            metadata,
+        },
+        content,
+    }))
 }

@@ -88,7 +88,10 @@ pub enum DocumentError {
 
 /// A parsed manifest or index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "one document at a time, and it is taken apart at once")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one document at a time, and it is taken apart at once"
+)]
 pub enum Document {
     /// An image (or artifact) manifest.
     Manifest(Manifest),

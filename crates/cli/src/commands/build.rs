@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use longshore_engine::{
-    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, HistoryLimits, NetworkMode, OutputKind, OutputSpec,
-    Resources,
+    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, HistoryLimits, NetworkMode,
+    OutputKind, OutputSpec, Resources,
 };
 use longshore_oci::Reference;
 use serde_json::json;

@@ -16,9 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_graph::CacheSharing;
-use longshore_layers::{
-    DirectoryForm, NoLowerLayers, Ownership, changes_of_view, materialise,
-};
+use longshore_layers::{DirectoryForm, NoLowerLayers, Ownership, changes_of_view, materialise};
 use longshore_solver::BoxError;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;

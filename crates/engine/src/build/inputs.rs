@@ -185,7 +185,10 @@ fn split_layout(place: &str) -> (String, String) {
 }
 
 /// Unpacks a context archive; its owner's files, none of its devices.
-pub(super) fn unpack_archive(engine: &Engine, path: &Path) -> Result<tempfile::TempDir, EngineError> {
+pub(super) fn unpack_archive(
+    engine: &Engine,
+    path: &Path,
+) -> Result<tempfile::TempDir, EngineError> {
     let failed = || path.display().to_string();
     let mut file = std::fs::File::open(path).map_err(EngineError::io("open the context", path))?;
     let folder = tempfile::Builder::new()

@@ -35,10 +35,10 @@ use longshore_solver::{CacheTiers, EventSink, Limits, SolveError, SolveRequest, 
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use assemble::{ImageLayer, assemble};
+pub use exec::CommandFailed;
 pub(crate) use locks::LockedFile;
 pub(crate) use remote_cache::cache_client;
 pub use remote_cache::{CacheMode, CachePlace, CacheTarget};
-pub use exec::CommandFailed;
 
 use self::executor::BuildExecutor;
 use self::inputs::Inputs;
@@ -261,7 +261,9 @@ impl Engine {
         };
         let exported = work.run().await?;
         let outcome = BuildOutcome {
-            image: exported.as_ref().map(|exported| exported.descriptor.clone()),
+            image: exported
+                .as_ref()
+                .map(|exported| exported.descriptor.clone()),
             config: exported.and_then(|exported| exported.config),
             warnings: lowered.diagnostics,
             dockerfile: Arc::clone(&dockerfile),
@@ -367,7 +369,8 @@ impl Engine {
             cache.remotes = remote_cache::readers(self, &work.request.cache_from, work.progress);
         }
         let locks = Arc::new(locks::FileLocks::new(self.cache_directory("flights")));
-        let solver: Solver<Tree> = Solver::new(cache, locks, Limits::new(work.request.jobs, processors));
+        let solver: Solver<Tree> =
+            Solver::new(cache, locks, Limits::new(work.request.jobs, processors));
         let targets = lowered
             .platforms
             .iter()

@@ -117,7 +117,13 @@ impl LayerStore {
                 store: &store,
                 layers: &below,
             };
-            let unpacked = unpack(input, &directory, &store.overlay(), TarLimits::LAYER, &below);
+            let unpacked = unpack(
+                input,
+                &directory,
+                &store.overlay(),
+                TarLimits::LAYER,
+                &below,
+            );
             let read = unpacked.map_err(EngineError::layer(failed()))?.tar;
             store.check_diff_id(&layer, blob, read.diff_id)?;
             pending.commit()?;

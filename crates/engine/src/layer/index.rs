@@ -87,7 +87,9 @@ impl LayerStore {
         actual: longshore_oci::DiffId,
     ) -> Result<(), EngineError> {
         match layer.key {
-            LayerKey::Image { diff_id, .. } if diff_id != actual => Err(EngineError::diff_id(blob, actual.0, diff_id.0)),
+            LayerKey::Image { diff_id, .. } if diff_id != actual => {
+                Err(EngineError::diff_id(blob, actual.0, diff_id.0))
+            }
             _ => Ok(()),
         }
     }

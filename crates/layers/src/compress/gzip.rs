@@ -83,7 +83,8 @@ impl<W: Write> ParallelGzip<W> {
         }
         self.sink.write_all(&self.crc.finalize().to_le_bytes())?;
         // The size modulo 2^32: its lower four bytes.
-        self.sink.write_all(&self.content_bytes.to_le_bytes()[..4])?;
+        self.sink
+            .write_all(&self.content_bytes.to_le_bytes()[..4])?;
         Ok(self.sink)
     }
 

@@ -46,7 +46,9 @@ fn content_hash(change: &Change) -> Result<ContentHash, ContentError> {
     match &change.content {
         FileContent::Empty => Ok(ContentHash::of_empty()),
         FileContent::Inline(bytes) => Ok(ContentHash::of(bytes)),
-        FileContent::Host(HostFile { hash: Some(hash), .. }) => Ok(*hash),
+        FileContent::Host(HostFile {
+            hash: Some(hash), ..
+        }) => Ok(*hash),
         other => OpenContent::open(&change.entry.path, other)?.hash(),
     }
 }

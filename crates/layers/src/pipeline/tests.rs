@@ -72,7 +72,9 @@ fn many() -> Vec<Change> {
         let content = vec![b"abcdefghijklmnopqrstuvwxyz"[number % 26]; number * 7];
         changes.push(inline(&format!("d/{number:04}"), &content));
     }
-    let large: Vec<u8> = (0..3_000_001_u32).map(|n| (n / 3).to_le_bytes()[0]).collect();
+    let large: Vec<u8> = (0..3_000_001_u32)
+        .map(|n| (n / 3).to_le_bytes()[0])
+        .collect();
     changes.push(inline("large", &large));
     changes.push(plain(
         "link",

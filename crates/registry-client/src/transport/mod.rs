@@ -243,12 +243,12 @@ impl Transport {
         request: &Request,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, WebError> {
-        let client = self
-            .client_abroad(&request.url, request.lane)
-            .map_err(|error| match error {
-                Error::Config(error) => WebError::Config(error),
-                _ => WebError::Url,
-            })?;
+        let client =
+            self.client_abroad(&request.url, request.lane)
+                .map_err(|error| match error {
+                    Error::Config(error) => WebError::Config(error),
+                    _ => WebError::Url,
+                })?;
         let host = authority_of(&request.url);
         let built = to_reqwest(request, authorization);
         match self.deliver(&client, built, &request.body).await {

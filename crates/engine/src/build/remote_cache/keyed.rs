@@ -34,7 +34,7 @@ impl KeyedCache {
         self.has_empty
             .get_or_try_init(|| place.put_empty())
             .await
-            .map(|()| ())
+            .copied()
     }
 
     /// Adds a trace to a group. What another machine adds at the same moment may be lost:
