@@ -77,13 +77,6 @@ impl Daemon {
         format!("unix://{}", self.folder.join("sock").display())
     }
 
-    /// dockerd, which `unshare` started.
-    fn first_process(&self) -> Option<String> {
-        let id = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
-        children.split_whitespace().next().map(str::to_owned)
-    }
-
     fn wait_until_up(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.run(["version"]).code != 0 {
@@ -99,12 +92,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // With the first process of a namespace all others in it end. `unshare` waits for
-        // it and ends too; where that cannot be, `--kill-child` does the same.
-        match self.first_process() {
-            Some(process) => drop(Command::new("kill").args(["-KILL", &process]).status()),
-            None => drop(self.child.kill()),
-        }
+        // `unshare` ends and takes dockerd, the first process of its namespace, with it.
+        let _ = self.child.kill();
         let _ = self.child.wait();
         let deadline = Instant::now() + Duration::from_secs(10);
         while !remove_control_groups(&self.control_group) && Instant::now() < deadline {
