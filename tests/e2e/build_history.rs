@@ -9,9 +9,9 @@ use crate::harness::{Outcome, Sandbox};
 
 const DOCKERFILE: &str = "\
 FROM busybox
-ARG V=1
 COPY a.txt /a.txt
 RUN echo building; cat /a.txt; printf 'no new line'
+ARG V=1
 RUN echo $V > /v
 ";
 

@@ -18,6 +18,8 @@ use std::time::Duration;
 use longshore_graph::CacheSharing;
 use longshore_layers::{DirectoryForm, NoLowerLayers, Ownership, changes_of_view, materialise};
 use longshore_solver::BoxError;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
@@ -128,11 +130,11 @@ impl CacheDirectories {
             if store.ownership() == Ownership::Restore {
                 chown(fresh.path(), Some(owner.0), Some(owner.1))?;
             }
-            match fs::rename(fresh.path(), &path) {
-                // Another shared user was faster.
-                Err(_) if path.exists() => Ok(()),
-                other => {
-                    other?;
+            match renameat_with(CWD, fresh.path(), CWD, &path, RenameFlags::NOREPLACE) {
+                // Another shared user was faster, and is in its directory already.
+                Err(Errno::EXIST) => Ok(()),
+                Err(error) => Err(error.into()),
+                Ok(()) => {
                     let _ = fresh.keep();
                     Ok(())
                 }
