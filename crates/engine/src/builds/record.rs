@@ -168,7 +168,7 @@ impl BuildInputs {
                 .map(|(name, context)| (name.clone(), context_text(context)))
                 .collect(),
             target: request.target.clone(),
-            build_args: request.build_args.clone(),
+            build_args: request.build_args.iter().map(kept_argument).collect(),
             platforms: request.platforms.iter().map(ToString::to_string).collect(),
             secrets: request
                 .secrets
@@ -210,6 +210,24 @@ fn output_text(output: &OutputSpec) -> String {
         Some(path) => format!("{kind} to {}", path.display()),
         None => kind,
     }
+}
+
+/// A build argument as it is kept: proxies often hold passwords, so of them the name alone.
+fn kept_argument((name, value): (&String, &String)) -> (String, String) {
+    const PROXIES: [&str; 5] = [
+        "http_proxy",
+        "https_proxy",
+        "ftp_proxy",
+        "no_proxy",
+        "all_proxy",
+    ];
+    let is_proxy = PROXIES.contains(&name.to_ascii_lowercase().as_str());
+    let value = if is_proxy {
+        String::new()
+    } else {
+        value.clone()
+    };
+    (name.clone(), value)
 }
 
 #[cfg(test)]
