@@ -3,6 +3,11 @@
 //! Docker's and Buildx's words. A flag of theirs that is not there yet is refused by
 //! name (see `unsupported`), never ignored.
 
+#![expect(
+    rustdoc::broken_intra_doc_links,
+    reason = "the comments are help texts: brackets mean optional"
+)]
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
