@@ -130,3 +130,59 @@ fn compressed_layers_are_the_same_with_any_number_of_jobs_and_unpack_to_their_di
         assert_eq!(blob("1"), blob("4"), "{compression}");
     }
 }
+
+/// A checkout of the same files by someone with another umask.
+fn checkout(sandbox: &Sandbox, name: &str, umask: &str, dockerfile: &str) -> PathBuf {
+    let folder = sandbox.path(name);
+    let script = format!(
+        "umask {umask}; mkdir -p {0}/bin/deep && cd {0} && echo a > a && echo s > bin/s && \
+         echo d > bin/deep/d && chmod +x bin/s && printf '%s' \"$1\" > Dockerfile",
+        folder.display()
+    );
+    crate::harness::peer("sh", ["-c", &script, "sh", dockerfile]);
+    folder
+}
+
+#[test]
+fn with_gits_modes_a_checkout_with_another_umask_hits_and_gives_the_same_layers() {
+    let dockerfile =
+        "FROM scratch AS one\nCOPY . /all\nFROM scratch\nCOPY bin /bin\nCOPY --from=one /all/a /\n";
+    let sandbox = Sandbox::new();
+    let private = checkout(&sandbox, "private", "077", dockerfile);
+    let open = checkout(&sandbox, "open", "002", dockerfile);
+    let build = |context: &Path, modes: &str| {
+        let flag = format!("--context-modes={modes}");
+        sandbox.ok(["build", "-t", modes, &flag, context.to_str().unwrap()])
+    };
+    assert!(!build(&private, "git").ran().is_empty());
+    assert_eq!(build(&open, "git").ran(), Vec::<String>::new());
+    // Without them, modes count.
+    build(&private, "host");
+    assert!(!build(&open, "host").ran().is_empty());
+
+    let root = sandbox.exported_from(&private, &["--context-modes", "git"]);
+    for (path, line) in [
+        ("bin", "dir 755 0:0"),
+        ("bin/deep", "dir 755 0:0"),
+        ("bin/deep/d", "file 644 0:0 d"),
+        ("bin/s", "file 755 0:0 s"),
+        ("a", "file 644 0:0 a"),
+    ] {
+        assert_eq!(root.line(path), line, "{path}");
+    }
+    let as_it_is = sandbox.exported_from(&private, &[]);
+    assert_eq!(as_it_is.line("bin/deep/d"), "file 600 0:0 d");
+}
+
+#[test]
+fn gits_modes_are_those_of_named_contexts_and_mounts_too() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let dockerfile = "FROM busybox\nCOPY --from=more . /more\nRUN --mount=target=/ctx stat -c %a /ctx/a /ctx/bin /ctx/bin/s > /modes\n";
+    let context = checkout(&sandbox, "private", "077", dockerfile);
+    let more = format!("more={}", context.display());
+    let root = sandbox.exported_from(&context, &["--context-modes=git", "--build-context", &more]);
+    assert_eq!(root.text("modes"), "644\n755\n755\n");
+    assert_eq!(root.line("more/a"), "file 644 0:0 a");
+}

@@ -81,6 +81,12 @@ pub(crate) enum ProgressMode {
     Tty,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ContextModes {
+    Host,
+    Git,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Build an image from a Dockerfile
@@ -156,6 +162,10 @@ pub(crate) struct BuildArgs {
     /// A further context: NAME=DIR, docker-image://, oci-layout://, git or HTTP URL
     #[arg(long, value_name = "NAME=PLACE")]
     pub(crate) build_context: Vec<String>,
+    /// Which modes the files of local contexts have: as on this machine, or only what git
+    /// keeps of them (0644 and 0755), so that the umask of a checkout does not matter
+    #[arg(long, value_enum, default_value = "host", value_name = "MODES")]
+    pub(crate) context_modes: ContextModes,
     /// Platforms to build for
     #[arg(long, value_delimiter = ',', value_name = "OS/ARCH")]
     pub(crate) platform: Vec<String>,

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use longshore_dockerfile::ignore::{Decision as Ignored, DirectoryState, IgnoreFile, Matcher};
 use longshore_layers::EntryPath;
 use longshore_layers::context::{
-    ContextTree, Decision, IncludeAll, ModePolicy, OwnerPolicy, PathFilter, ScanNotice,
-    ScanOptions, StatCacheFile,
+    ContextTree, Decision, IncludeAll, PathFilter, ScanNotice, ScanOptions, StatCacheFile,
 };
 use longshore_layers::copy::CopyError;
 use longshore_solver::BoxError;
@@ -32,19 +31,15 @@ impl LocalTree {
     pub(crate) fn scan(
         directory: &Path,
         ignore: Option<&Matcher>,
-        owner: OwnerPolicy,
+        options: &ScanOptions,
         cache_directory: &Path,
     ) -> Result<Self, EngineError> {
         let cache = StatCacheFile::load(cache_directory, directory);
-        let options = ScanOptions {
-            owner,
-            modes: ModePolicy::Host,
-        };
         let tree = match ignore {
             Some(matcher) if !matcher.is_empty() => {
-                ContextTree::scan(directory, &IgnoreFilter::new(matcher), &cache, &options)
+                ContextTree::scan(directory, &IgnoreFilter::new(matcher), &cache, options)
             }
-            _ => ContextTree::scan(directory, &IncludeAll, &cache, &options),
+            _ => ContextTree::scan(directory, &IncludeAll, &cache, options),
         };
         let tree = tree.map_err(EngineError::layer(format!(
             "context `{}`",

@@ -47,6 +47,7 @@ pub use error::{DiffIdMismatch, EngineError, ErrorClass};
 pub use image::{PlatformImage, StoredImage};
 pub use import::ImportRequest;
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};
+pub use longshore_layers::context::ModePolicy;
 pub use progress::{NoProgress, PlannedStep, ProgressEvent, ProgressSink};
 pub use remote::RemoteError;
 pub use request::{

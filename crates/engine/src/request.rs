@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use longshore_graph::{NetworkMode, Resources, Ulimit};
+use longshore_layers::context::ModePolicy;
 use longshore_oci::{Platform, Reference};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,8 @@ use crate::{CachePlace, CacheTarget, HistoryLimits};
 pub struct BuildRequest {
     /// The build context.
     pub context: ContextSpec,
+    /// Which modes the files of directories of this machine have.
+    pub context_modes: ModePolicy,
     /// The Dockerfile.
     pub dockerfile: DockerfileSpec,
     /// Further contexts by name.

@@ -215,3 +215,29 @@ fn the_epoch_can_be_the_contexts() {
         assert_eq!(said.trim(), seconds.to_string(), "{context}");
     }
 }
+
+#[test]
+fn a_context_file_that_changes_during_the_build_is_noticed_and_named() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let context = sandbox.context("changing", &[("data/f", "before\n"), ("data/g", "same\n")]);
+    let file = context.join("data/f");
+    // Edited when the build has looked at it and has not yet copied it.
+    let web = Web::serve(move |_| {
+        fs::write(&file, "after!\n").unwrap();
+        Answer::file("edited")
+    });
+    let dockerfile = format!(
+        "FROM busybox\nRUN wget -q -O /dev/null {}\nCOPY data /data\n",
+        web.url("/edit")
+    );
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    sandbox
+        .run(["build", "-t", "torn", context.to_str().unwrap()])
+        .failure(1, &["`/data/f` changed while it was being read"]);
+    assert!(!sandbox.names().iter().any(|name| name.contains("torn")));
+    // What is there now is what the next build takes.
+    sandbox.ok(["build", "-t", "whole", context.to_str().unwrap()]);
+    assert_eq!(sandbox.output_of("whole", &["cat", "/data/f"]), "after!\n");
+}

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use longshore_engine::{
-    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, HistoryLimits, NetworkMode,
-    OutputKind, OutputSpec, Resources,
+    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, HistoryLimits, ModePolicy,
+    NetworkMode, OutputKind, OutputSpec, Resources,
 };
 use longshore_oci::Reference;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::call;
-use crate::args::{BuildArgs, Global, ProgressMode};
+use crate::args::{BuildArgs, ContextModes, Global, ProgressMode};
 use crate::exit::Exit;
 use crate::progress::Progress;
 use crate::report::{Usage, build_failure, diagnostics, say};
@@ -198,6 +198,10 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
     }
     Ok(BuildRequest {
         context,
+        context_modes: match args.context_modes {
+            ContextModes::Host => ModePolicy::Host,
+            ContextModes::Git => ModePolicy::Git,
+        },
         dockerfile,
         named_contexts,
         target: args.target.clone(),

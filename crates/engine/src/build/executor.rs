@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use longshore_graph::{ImageSource, LocalSource, Op, Selection, Source, Vertex, VertexId};
-use longshore_layers::context::OwnerPolicy;
+use longshore_layers::context::{ModePolicy, OwnerPolicy, ScanOptions};
 use longshore_oci::{Digest, Document, LayerId, Reference};
 use longshore_solver::{
     BoxError, ContentDigest, Executor, Origin, PathDigest, ResourceClass, StepContext,
@@ -29,6 +29,7 @@ use crate::{Engine, EngineError, Entitlements, LayerCompression, SecretSource};
 pub(crate) struct LocalDirectory {
     pub(crate) path: PathBuf,
     pub(crate) ignore: Option<longshore_dockerfile::ignore::Matcher>,
+    pub(crate) modes: ModePolicy,
     pub(crate) scanned: OnceCell<Arc<LocalTree>>,
 }
 
@@ -87,10 +88,13 @@ impl BuildExecutor {
         let scan = || async {
             let (path, ignore) = (directory.path.clone(), directory.ignore.clone());
             let cache = self.engine.cache_directory("contexts");
-            let scanned = spawn_blocking(move || {
-                LocalTree::scan(&path, ignore.as_ref(), OwnerPolicy::Root, &cache)
-            })
-            .await??;
+            let options = ScanOptions {
+                owner: OwnerPolicy::Root,
+                modes: directory.modes,
+            };
+            let scanned =
+                spawn_blocking(move || LocalTree::scan(&path, ignore.as_ref(), &options, &cache))
+                    .await??;
             for notice in scanned.notices() {
                 ctx.warn(notice.to_string());
             }

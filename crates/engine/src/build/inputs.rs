@@ -73,7 +73,7 @@ impl Inputs {
             }
             locals.insert(
                 CONTEXT.to_owned(),
-                local(directory.to_owned(), ignore.clone()),
+                local(request, directory.to_owned(), ignore.clone()),
             );
         }
         let named = named_contexts(request, &mut locals)?;
@@ -120,10 +120,11 @@ impl Inputs {
     }
 }
 
-fn local(path: PathBuf, ignore: Option<Matcher>) -> LocalDirectory {
+fn local(request: &BuildRequest, path: PathBuf, ignore: Option<Matcher>) -> LocalDirectory {
     LocalDirectory {
         path,
         ignore,
+        modes: request.context_modes,
         scanned: OnceCell::new(),
     }
 }
@@ -160,7 +161,7 @@ fn named_contexts(
                 let key = format!("context:{name}");
                 // A named context's own ignore file alone counts for it.
                 let ignore = ignore_patterns(Some(path), None)?.map(|(_, matcher)| matcher);
-                locals.insert(key.clone(), local(path.clone(), ignore));
+                locals.insert(key.clone(), local(request, path.clone(), ignore));
                 NamedContext::Local(key)
             }
             other => return Err(unsupported_context(other)),
