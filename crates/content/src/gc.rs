@@ -57,6 +57,8 @@ pub struct GcOptions {
     pub only: Option<HashSet<Digest>>,
     /// Only says what would be removed.
     pub dry_run: bool,
+    /// Waits for a collection that runs already, rather than being refused.
+    pub wait: bool,
 }
 
 impl GcOptions {
@@ -72,6 +74,7 @@ impl GcOptions {
             keep_layers: HashSet::new(),
             only: None,
             dry_run: false,
+            wait: false,
         }
     }
 }
@@ -160,14 +163,14 @@ impl StateRoot {
     /// Removes what nothing needs; `keep` and what it contains is kept besides.
     ///
     /// # Errors
-    /// [`ContentError::CollectionRunning`] when another one runs; else what fails first. What
-    /// was removed until then stays removed.
+    /// [`ContentError::CollectionRunning`] when another one runs and is not to be waited for;
+    /// else what fails first. What was removed until then stays removed.
     pub fn collect_garbage(
         &self,
         keep: &HashSet<Digest>,
         options: &GcOptions,
     ) -> Result<GcReport, ContentError> {
-        let _only = self.lock_collection()?;
+        let _only = self.lock_collection(options.wait)?;
         leases::sweep(&self.db(), &self.path().join("tmp"))?;
         let mut collection = Collection {
             root: self,
@@ -199,10 +202,15 @@ impl StateRoot {
         })
     }
 
-    fn lock_collection(&self) -> Result<File, ContentError> {
+    fn lock_collection(&self, wait: bool) -> Result<File, ContentError> {
         let path = self.path().join("gc.lock");
         let file = File::create(&path).map_err(ContentError::io("create", &path))?;
-        match file.try_lock() {
+        let locked = if wait {
+            file.lock().map_err(fs::TryLockError::Error)
+        } else {
+            file.try_lock()
+        };
+        match locked {
             Ok(()) => Ok(file),
             Err(fs::TryLockError::WouldBlock) => {
                 Err(ContentError::CollectionRunning(self.path().to_owned()))

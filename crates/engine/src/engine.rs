@@ -339,6 +339,7 @@ impl Engine {
         // What this image alone had goes at once; what the build cache needs stays.
         let options = GcOptions {
             only: Some(own),
+            wait: true,
             ..GcOptions::blobs_only(Duration::ZERO)
         };
         let report = self.0.root.collect_garbage(&HashSet::new(), &options)?;
@@ -413,6 +414,7 @@ impl Engine {
             unreferenced_layers: true,
             cache_unused_for: unused_for.or_else(|| all.then_some(Duration::ZERO)),
             dry_run,
+            wait: true,
             ..GcOptions::blobs_only(match (all, unused_for) {
                 (true, None) => Duration::ZERO,
                 (true, Some(unused_for)) => unused_for.min(GRACE),

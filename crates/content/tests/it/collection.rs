@@ -492,6 +492,18 @@ fn only_one_collection_runs_at_a_time() {
     lock.lock().unwrap();
     let refused = bench.root.collect_garbage(&HashSet::new(), &options());
     assert!(matches!(refused, Err(ContentError::CollectionRunning(_))));
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| {
+            bench.collect_with(&GcOptions {
+                wait: true,
+                ..options()
+            })
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!patient.is_finished());
+        drop(lock);
+        patient.join().unwrap();
+    });
 }
 
 /// Short-lived writers of the same few contents, beside a collector that spares nothing it may
