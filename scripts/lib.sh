@@ -18,6 +18,11 @@ as_root() {
 }
 
 apt_updated=
+apt_update() {
+	[ -z "$apt_updated" ] || return 0
+	as_root apt-get update -qq && apt_updated=1
+}
+
 # apt_install PACKAGE...: installs what is missing; fails where there is no apt.
 apt_install() {
 	local missing=()
@@ -27,10 +32,7 @@ apt_install() {
 	[ ${#missing[@]} = 0 ] && return 0
 	command -v apt-get >/dev/null || return 1
 	say "installing: ${missing[*]}"
-	if [ -z "$apt_updated" ]; then
-		as_root apt-get update -qq
-		apt_updated=1
-	fi
+	apt_update
 	# Services of the packages (registries, daemons) are not to be started.
 	local policy=/usr/sbin/policy-rc.d own_policy= status=0
 	if [ ! -e $policy ]; then
@@ -56,12 +58,11 @@ ensure_rust() {
 		rustup toolchain install stable --profile minimal -c clippy -c rustfmt >/dev/null && rustup default stable >/dev/null
 		rust_is_new_enough && return 0
 	fi
-	apt_install cargo rustc 2>/dev/null || true
-	rust_is_new_enough && return 0
+	if distribution_has_rust && apt_install cargo rustc && rust_is_new_enough; then return 0; fi
 	if command -v curl >/dev/null || apt_install curl ca-certificates; then
 		say "installing Rust with rustup"
-		curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --profile minimal -c clippy -c rustfmt
-		. "$HOME/.cargo/env"
+		install_rustup -y -q --profile minimal -c clippy -c rustfmt || true
+		[ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
 	fi
 	rust_is_new_enough || {
 		say "Rust $(minimum_rust) or newer is needed: https://rustup.rs"
@@ -69,13 +70,41 @@ ensure_rust() {
 	}
 }
 
+# install_rustup ARGUMENT...: runs rustup's installer, by its script or, where only the place
+# of the toolchains can be reached, from there.
+install_rustup() {
+	local installer status=0
+	installer=$(mktemp -d)
+	if ! curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o "$installer/rustup-init" 2>/dev/null; then
+		curl --proto '=https' --tlsv1.2 -sSf -o "$installer/rustup-init" \
+			"https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init" || status=$?
+	fi
+	if [ $status = 0 ]; then
+		chmod +x "$installer/rustup-init"
+		"$installer/rustup-init" "$@" || status=$?
+	fi
+	rm -rf "$installer"
+	return $status
+}
+
 minimum_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 
 rust_is_new_enough() {
 	command -v cargo >/dev/null && command -v rustc >/dev/null || return 1
-	local have
-	have=$(rustc --version | awk '{print $2}')
-	[ "$(printf '%s\n%s\n' "$(minimum_rust)" "${have%%-*}" | sort -V | head -n1)" = "$(minimum_rust)" ]
+	is_enough "$(rustc --version | awk '{print $2}')"
+}
+
+# Whether the distribution's compiler, which is not installed, is new enough.
+distribution_has_rust() {
+	command -v apt-cache >/dev/null && apt_update || return 1
+	is_enough "$(apt-cache policy rustc | awk '$1 == "Candidate:" {print $2}')"
+}
+
+# is_enough VERSION: a release such as 1.95.0, or a package's version of one.
+is_enough() {
+	local minimum
+	minimum=$(minimum_rust)
+	[[ $1 == [0-9]* ]] && [ "$(printf '%s\n%s\n' "$minimum" "${1%%[-+~]*}" | sort -V | head -n1)" = "$minimum" ]
 }
 
 # debian_base FILE: a real Debian root file system as a tar, with the machine's
