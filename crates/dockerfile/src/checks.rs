@@ -440,10 +440,8 @@ pub fn is_secret_name(name: &str) -> bool {
         "token",
     ];
     const HARMLESS: [&str; 3] = ["public", "file", "version"];
-    let has = |words: &[&str]| {
-        name.split('_')
-            .any(|part| words.iter().any(|word| part.eq_ignore_ascii_case(word)))
-    };
+    let name = name.to_lowercase();
+    let has = |words: &[&str]| name.split('_').any(|part| words.contains(&part));
     has(&SECRET) && !has(&HARMLESS)
 }
 
@@ -453,14 +451,28 @@ mod tests {
 
     #[test]
     fn secret_names_are_told_by_their_parts() {
-        for name in ["API_KEY", "token", "My_Secret_x", "AUTH", "DB_PASSWORD"] {
+        for name in [
+            "API_KEY",
+            "api_key",
+            "token",
+            "My_Secret_x",
+            "AUTH",
+            "AUTH_x",
+            "a__key",
+            "DB_PASSWORD",
+            "DATABASE_PASSWORD",
+        ] {
             assert!(is_secret_name(name), "{name}");
         }
         for name in [
             "MONKEY",
+            "monkey",
             "PUBLIC_KEY",
             "KEY_FILE",
             "TOKEN_VERSION",
+            "token_version",
+            "keys",
+            "api-key",
             "PATH",
             "",
         ] {

@@ -71,7 +71,6 @@ mod plan;
 mod remote;
 mod requests;
 mod resolve;
-mod secrets;
 mod signal;
 mod stage;
 #[cfg(test)]

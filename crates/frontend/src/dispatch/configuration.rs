@@ -1,6 +1,7 @@
 //! Instructions that change the configuration alone, and `WORKDIR`.
 
 use longshore_dockerfile::check::Rule;
+use longshore_dockerfile::checks::is_secret_name;
 use longshore_dockerfile::instruction::{
     ArgDeclaration, ArgInstruction, CmdInstruction, CommandForm, EntrypointInstruction,
     EnvInstruction, ExposeInstruction, HealthcheckInstruction, KeyValue, LabelInstruction,
@@ -14,6 +15,7 @@ use longshore_oci::{Empty, Healthcheck, ImageConfig};
 use super::set_entry;
 use crate::arguments::is_never_exported;
 use crate::error::{Location, LowerError, Problem};
+use crate::expose;
 use crate::history::{healthcheck, list, quoted_list};
 use crate::lowering::Lowering;
 use crate::mode::parse_owner;
@@ -22,7 +24,6 @@ use crate::outline::ArgInfo;
 use crate::paths::{clean, native, with_slashes, working_directory};
 use crate::signal::is_signal;
 use crate::stage::{Command, OnlyOnce, StageId};
-use crate::{expose, secrets};
 
 type Pairs = Vec<(String, String)>;
 
@@ -86,7 +87,7 @@ impl Lowering<'_, '_> {
     }
 
     fn check_secret(&mut self, instruction: &str, key: &str, command: &Command<'_>) {
-        if secrets::looks_secret(key) {
+        if is_secret_name(key) {
             let key = quote(key);
             let message = format!(
                 "Do not use ARG or ENV instructions for sensitive data ({instruction} {key})"
