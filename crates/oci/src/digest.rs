@@ -9,6 +9,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+/// Longest parts of a referrers tag (distribution-spec, "Referrers tag schema").
+const REFERRERS_TAG_ALGORITHM_CHARS_MAX: usize = 32;
+const REFERRERS_TAG_ENCODED_CHARS_MAX: usize = 64;
+
 /// A digest algorithm that the image specification registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
@@ -119,6 +123,15 @@ impl Digest {
     /// The encoded part: lower-case hexadecimal.
     pub fn hex(&self) -> String {
         encode_hex(self.as_bytes())
+    }
+
+    /// The tag under which clients keep an index of what refers to this digest, for registries
+    /// that do not list it (distribution-spec, "Referrers tag schema").
+    pub fn referrers_tag(&self) -> String {
+        let part = |text: &str, chars_max| text.chars().take(chars_max).collect::<String>();
+        let algorithm = part(self.algorithm.as_str(), REFERRERS_TAG_ALGORITHM_CHARS_MAX);
+        let encoded = part(&self.hex(), REFERRERS_TAG_ENCODED_CHARS_MAX);
+        format!("{algorithm}-{encoded}")
     }
 
     /// The first 12 hexadecimal digits, as tables show them.
@@ -299,6 +312,17 @@ mod tests {
         let digest = Digest::of(Algorithm::Sha512, b"abc");
         assert_eq!(digest.as_bytes().len(), 64);
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+    }
+
+    #[test]
+    fn referrers_tags_are_cut_as_the_specification_says() {
+        let sha256 = Digest::sha256_of(b"x");
+        assert_eq!(sha256.referrers_tag(), format!("sha256-{}", sha256.hex()));
+        let sha512 = Digest::of(Algorithm::Sha512, b"x");
+        let tag = sha512.referrers_tag();
+        assert_eq!(tag, format!("sha512-{}", &sha512.hex()[..64]));
+        let reference: Result<crate::Reference, _> = format!("reg.example/a:{tag}").parse();
+        assert!(reference.is_ok());
     }
 
     #[test]

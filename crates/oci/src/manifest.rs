@@ -10,6 +10,9 @@ use crate::{Descriptor, media_type};
 /// specification asks registries to accept at least 4 MiB.
 pub const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// `schemaVersion` of every document that is written today.
+const SCHEMA_VERSION: u32 = 2;
+
 /// An image manifest: one configuration and its layers, lowest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -35,6 +38,22 @@ pub struct Manifest {
     pub annotations: BTreeMap<String, String>,
 }
 
+impl Manifest {
+    /// A manifest of a configuration and layers, lowest first, in the dialect that
+    /// `media_type` names.
+    pub fn new(media_type: &str, config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            media_type: Some(media_type.to_owned()),
+            artifact_type: None,
+            config,
+            layers,
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
 /// An index of manifests, one for each platform or artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +75,20 @@ pub struct Index {
     /// Free annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// An index of `manifests`, in the dialect that `media_type` names.
+    pub fn new(media_type: &str, manifests: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            media_type: Some(media_type.to_owned()),
+            artifact_type: None,
+            manifests,
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
+    }
 }
 
 /// Why bytes are neither a manifest nor an index.

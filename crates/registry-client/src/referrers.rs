@@ -20,15 +20,19 @@ use crate::{Client, Error, Repository, Result};
 const REFERRERS_MAX: usize = 100_000;
 /// How often a fallback tag is written before giving up against other writers.
 const FALLBACK_ATTEMPTS_MAX: u32 = 5;
-/// Longest parts of a fallback tag (distribution-spec, "Referrers Tag Schema").
-const TAG_ALGORITHM_CHARS_MAX: usize = 32;
-const TAG_ENCODED_CHARS_MAX: usize = 64;
 
 /// A fallback list as it was read, and the version that was.
 struct FallbackList {
     index: Index,
     etag: Option<HeaderValue>,
     exists: bool,
+}
+
+impl FallbackList {
+    fn has(&self, digest: &Digest) -> bool {
+        let mut entries = self.index.manifests.iter();
+        entries.any(|entry| entry.digest == *digest)
+    }
 }
 
 impl Client {
@@ -103,12 +107,7 @@ impl Client {
         let access = self.origin_access(repository, Action::Push)?;
         for attempt in 1..=FALLBACK_ATTEMPTS_MAX {
             let mut list = self.fallback_list(&access, repository, subject).await?;
-            if list
-                .index
-                .manifests
-                .iter()
-                .any(|old| old.digest == entry.digest)
-            {
+            if list.has(&entry.digest) {
                 return Ok(());
             }
             list.index.manifests.push(entry.clone());
@@ -121,12 +120,7 @@ impl Client {
             // Read again even after success: another writer may not have looked.
         }
         let list = self.fallback_list(&access, repository, subject).await?;
-        if list
-            .index
-            .manifests
-            .iter()
-            .any(|old| old.digest == entry.digest)
-        {
+        if list.has(&entry.digest) {
             return Ok(());
         }
         Err(Error::Protocol {
@@ -143,14 +137,14 @@ impl Client {
         subject: &Digest,
     ) -> Result<FallbackList> {
         let what = fallback_name(repository, subject);
-        let tail = format!("manifests/{}", fallback_tag(subject));
+        let tail = format!("manifests/{}", subject.referrers_tag());
         let url = access.url(&self.inner, &tail).await?;
         let accept = HeaderValue::from_static(media_type::OCI_INDEX);
         let request = Request::new(Method::GET, url, what).header(header::ACCEPT, accept);
         let answer = self.inner.send(access, &request).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(FallbackList {
-                index: empty_index(),
+                index: Index::new(media_type::OCI_INDEX, Vec::new()),
                 etag: None,
                 exists: false,
             });
@@ -185,7 +179,7 @@ impl Client {
             what: what.clone(),
             problem: error.to_string(),
         })?;
-        let tail = format!("manifests/{}", fallback_tag(subject));
+        let tail = format!("manifests/{}", subject.referrers_tag());
         let url = access.url(&self.inner, &tail).await?;
         let index_type = HeaderValue::from_static(media_type::OCI_INDEX);
         let mut request = Request::new(Method::PUT, url, what)
@@ -207,30 +201,7 @@ impl Client {
 }
 
 fn fallback_name(repository: &Repository, subject: &Digest) -> String {
-    format!("manifest `{repository}:{}`", fallback_tag(subject))
-}
-
-/// `<algorithm>-<hex>`, each part bounded.
-fn fallback_tag(subject: &Digest) -> String {
-    let algorithm: String = subject
-        .algorithm()
-        .as_str()
-        .chars()
-        .take(TAG_ALGORITHM_CHARS_MAX)
-        .collect();
-    let encoded: String = subject.hex().chars().take(TAG_ENCODED_CHARS_MAX).collect();
-    format!("{algorithm}-{encoded}")
-}
-
-fn empty_index() -> Index {
-    Index {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_INDEX.to_owned()),
-        artifact_type: None,
-        manifests: Vec::new(),
-        subject: None,
-        annotations: std::collections::BTreeMap::new(),
-    }
+    format!("manifest `{repository}:{}`", subject.referrers_tag())
 }
 
 /// Whether the registry does not list referrers: the path means nothing to it, or
@@ -242,23 +213,5 @@ fn is_unsupported(error: &Error) -> bool {
             let status = error.refusal().map(|refusal| refusal.status);
             matches!(status, Some(400 | 404 | 405 | 501))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use longshore_oci::Algorithm;
-
-    use super::*;
-
-    #[test]
-    fn fallback_tags_are_tags() {
-        let sha256 = Digest::sha256_of(b"x");
-        assert_eq!(fallback_tag(&sha256), format!("sha256-{}", sha256.hex()));
-        let sha512 = Digest::of(Algorithm::Sha512, b"x");
-        let tag = fallback_tag(&sha512);
-        assert_eq!(tag, format!("sha512-{}", &sha512.hex()[..64]));
-        let repository: Repository = "reg.example/a".parse().unwrap();
-        assert!(repository.at_tag(&tag).is_ok());
     }
 }

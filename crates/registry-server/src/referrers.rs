@@ -20,9 +20,6 @@ use crate::service::Service;
 const ENTRIES_MAX: usize = 1000;
 /// An index is as large as a manifest may be; a page stays below that.
 const PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
-/// distribution-spec, "Referrers tag schema".
-const TAG_ALGORITHM_CHARS_MAX: usize = 32;
-const TAG_ENCODED_CHARS_MAX: usize = 64;
 
 /// The list, an image index.
 #[derive(Debug, Serialize)]
@@ -117,7 +114,7 @@ impl Service {
         repository: &RepositoryName,
         subject: &Digest,
     ) -> Result<Vec<Entry>, ApiError> {
-        let (name, tag) = (repository.clone(), fallback_tag(subject));
+        let (name, tag) = (repository.clone(), subject.referrers_tag());
         let found = self
             .ask(move |db| db.manifest(name.as_str(), ManifestName::Tag(&tag)))
             .await?;
@@ -140,18 +137,6 @@ impl Service {
             }
         }
     }
-}
-
-/// The tag that clients keep an index of referrers under.
-fn fallback_tag(subject: &Digest) -> String {
-    let algorithm: String = subject
-        .algorithm()
-        .as_str()
-        .chars()
-        .take(TAG_ALGORITHM_CHARS_MAX)
-        .collect();
-    let encoded: String = subject.hex().chars().take(TAG_ENCODED_CHARS_MAX).collect();
-    format!("{algorithm}-{encoded}")
 }
 
 fn entry_of_row(row: Referrer) -> Result<Entry, ApiError> {
@@ -201,20 +186,4 @@ fn entries_that_fit(entries: &[Entry]) -> usize {
         fits
     });
     fit.count().max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use longshore_oci::Algorithm;
-
-    use super::*;
-
-    #[test]
-    fn fallback_tags_are_cut_as_the_specification_says() {
-        let sha256 = fallback_tag(&Digest::sha256_of(b"x"));
-        assert_eq!(sha256.len(), "sha256-".len() + 64);
-        let sha512 = fallback_tag(&Digest::of(Algorithm::Sha512, b"x"));
-        assert_eq!(sha512.len(), "sha512-".len() + 64);
-        assert!(sha512.parse::<crate::Tag>().is_ok());
-    }
 }

@@ -330,15 +330,8 @@ fn assemble(
         let (digest, size) = find(files, name)?;
         layers.push(layer_descriptor(root, digest, size, *diff_id)?);
     }
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_MANIFEST.to_owned()),
-        artifact_type: None,
-        config: Descriptor::new(media_type::OCI_CONFIG, config_digest, config_size),
-        layers,
-        subject: None,
-        annotations: BTreeMap::new(),
-    };
+    let config = Descriptor::new(media_type::OCI_CONFIG, config_digest, config_size);
+    let manifest = Manifest::new(media_type::OCI_MANIFEST, config, layers);
     let bytes = json::to_vec(&manifest).map_err(read_failed)?;
     root.blobs().put(&bytes)?;
     Ok(Descriptor::of(media_type::OCI_MANIFEST, &bytes))

@@ -177,14 +177,7 @@ fn collect(
         documents: BTreeMap::new(),
         blobs: BTreeMap::new(),
     };
-    let mut index = Index {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_INDEX.to_owned()),
-        artifact_type: None,
-        manifests: Vec::new(),
-        subject: None,
-        annotations: BTreeMap::new(),
-    };
+    let mut index = Index::new(media_type::OCI_INDEX, Vec::new());
     let mut docker = Vec::new();
     for image in images {
         let name = image

@@ -46,17 +46,14 @@ pub(crate) fn assemble(
         false => (media_type::DOCKER_MANIFEST, media_type::DOCKER_CONFIG),
     };
     let config_bytes = to_json(&config)?;
+    let config_descriptor = Descriptor::of(config_type, &config_bytes);
+    let layers = layers
+        .iter()
+        .map(|layer| layer_descriptor(&layer.descriptor, oci_media_types))
+        .collect();
     let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(manifest_type.to_owned()),
-        artifact_type: None,
-        config: Descriptor::of(config_type, &config_bytes),
-        layers: layers
-            .iter()
-            .map(|layer| layer_descriptor(&layer.descriptor, oci_media_types))
-            .collect(),
-        subject: None,
         annotations: annotations.clone(),
+        ..Manifest::new(manifest_type, config_descriptor, layers)
     };
     let manifest_bytes = to_json(&manifest)?;
     let mut descriptor = Descriptor::of(manifest_type, &manifest_bytes);
@@ -79,15 +76,7 @@ pub(crate) fn index(
     } else {
         media_type::DOCKER_INDEX
     };
-    let index = Index {
-        schema_version: 2,
-        media_type: Some(kind.to_owned()),
-        artifact_type: None,
-        manifests,
-        subject: None,
-        annotations: BTreeMap::new(),
-    };
-    let bytes = to_json(&index)?;
+    let bytes = to_json(&Index::new(kind, manifests))?;
     let descriptor = Descriptor::of(kind, &bytes);
     Ok((bytes, descriptor))
 }

@@ -115,13 +115,9 @@ fn manifest(
         layers.push(empty());
     }
     let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_MANIFEST.to_owned()),
         artifact_type: Some(kind.to_owned()),
-        config: empty(),
-        layers,
-        subject: None,
         annotations,
+        ..Manifest::new(media_type::OCI_MANIFEST, empty(), layers)
     };
     let bytes = longshore_oci::json::to_vec(&manifest)?;
     if bytes.len() > DOCUMENT_BYTES_MAX {
