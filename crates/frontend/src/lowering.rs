@@ -264,7 +264,7 @@ impl<'a, 's> Lowering<'a, 's> {
         let copy = Copy {
             unpack,
             directory_contents_only: !unpack,
-            ..plain_copy(FileInput::Vertex(0), path.to_owned(), "/".to_owned())
+            ..Copy::new(FileInput::Vertex(0), path, "/")
         };
         let action = FileAction {
             input: FileInput::Scratch,
@@ -437,28 +437,6 @@ impl<'a, 's> Lowering<'a, 's> {
         for (name, paths) in found {
             merge_paths(&mut self.shared.local_paths, name, &paths);
         }
-    }
-}
-
-/// A copy of a path to a directory, with nothing special.
-pub(crate) fn plain_copy(from: FileInput, source: String, dest: String) -> Copy {
-    Copy {
-        from,
-        source,
-        dest,
-        owner: None,
-        mode: None,
-        follow_link: false,
-        directory_contents_only: false,
-        unpack: false,
-        wildcard: false,
-        allow_empty_wildcard: false,
-        create_dest_path: true,
-        always_replace: false,
-        include: Vec::new(),
-        exclude: Vec::new(),
-        required: Vec::new(),
-        timestamp: None,
     }
 }
 

@@ -196,6 +196,28 @@ impl FileOp {
 }
 
 impl Copy {
+    /// A copy of one path, with nothing special.
+    pub fn new(from: FileInput, source: impl Into<String>, dest: impl Into<String>) -> Self {
+        Self {
+            from,
+            source: source.into(),
+            dest: dest.into(),
+            owner: None,
+            mode: None,
+            follow_link: false,
+            directory_contents_only: false,
+            unpack: false,
+            wildcard: false,
+            allow_empty_wildcard: false,
+            create_dest_path: true,
+            always_replace: false,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            required: Vec::new(),
+            timestamp: None,
+        }
+    }
+
     /// What of the source tree is copied.
     pub fn selector(&self) -> PathSelector {
         PathSelector {

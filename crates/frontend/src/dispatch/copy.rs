@@ -13,7 +13,7 @@ use longshore_graph::{
 use super::input_place;
 use crate::error::{LowerError, Problem};
 use crate::git::{self, GitUrl};
-use crate::lowering::{Lowering, plain_copy};
+use crate::lowering::Lowering;
 use crate::mode::{parse_mode, parse_owner};
 use crate::names::shown_command;
 use crate::paths::{clean, destination, join, rooted, with_slashes};
@@ -297,7 +297,7 @@ impl Lowering<'_, '_> {
         };
         let layer = self.shared.graph.add(op, draft.inputs, meta)?;
         // Both are one step to whoever looks on.
-        self.stage_mut(id).step -= usize::from(self.stage(id).steps > 0);
+        self.stage_mut(id).step -= 1;
         let name = self.name_step(id, command, &format!("LINK {shown}"));
         let meta = VertexMeta {
             ignore_cache,
@@ -359,11 +359,7 @@ impl Lowering<'_, '_> {
             .shared
             .graph
             .add_source(Source::Git(source), name.to_owned())?;
-        Ok(plain_copy(
-            draft.input(Some(input)),
-            "/".to_owned(),
-            dest.to_owned(),
-        ))
+        Ok(Copy::new(draft.input(Some(input)), "/", dest))
     }
 
     fn http_copy(
@@ -393,7 +389,7 @@ impl Lowering<'_, '_> {
             .shared
             .graph
             .add_source(Source::Http(source), name.to_owned())?;
-        let copy = plain_copy(draft.input(Some(input)), rooted(&filename), dest.to_owned());
+        let copy = Copy::new(draft.input(Some(input)), rooted(&filename), dest);
         Ok(Copy {
             unpack: request.unpack == Some(true),
             ..copy
@@ -410,7 +406,7 @@ impl Lowering<'_, '_> {
     ) -> Result<Copy, Problem> {
         let path = rooted(name);
         let input = self.inline_file(&path, INLINE_FILE_MODE, content)?;
-        Ok(plain_copy(draft.input(Some(input)), path, dest.to_owned()))
+        Ok(Copy::new(draft.input(Some(input)), path, dest))
     }
 
     /// A tree that holds one file.
@@ -518,7 +514,7 @@ impl Request {
             allow_empty_wildcard: true,
             include,
             required,
-            ..plain_copy(from, rooted(source), dest.to_owned())
+            ..Copy::new(from, rooted(source), dest)
         }
     }
 

@@ -72,24 +72,7 @@ pub(super) fn run(graph: &mut Graph, root: VertexId, args: &[&str]) -> VertexId 
 }
 
 pub(super) fn copy_op(source: &str, dest: &str) -> Copy {
-    Copy {
-        from: FileInput::Vertex(1),
-        source: source.to_owned(),
-        dest: dest.to_owned(),
-        owner: None,
-        mode: None,
-        follow_link: false,
-        directory_contents_only: false,
-        unpack: false,
-        wildcard: false,
-        allow_empty_wildcard: false,
-        create_dest_path: true,
-        always_replace: false,
-        include: vec![],
-        exclude: vec![],
-        required: vec![],
-        timestamp: None,
-    }
+    Copy::new(FileInput::Vertex(1), source, dest)
 }
 
 pub(super) fn copy_vertex(copy: Copy) -> Op {
