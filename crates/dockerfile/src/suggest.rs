@@ -15,7 +15,7 @@ pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Op
     let mut best = None;
     let mut limit = DISTANCE_MAX + 1;
     for option in options {
-        let distance = distance(word, option);
+        let distance = strsim::levenshtein(word, option);
         if distance == 0 {
             return None;
         }
@@ -47,22 +47,6 @@ pub(crate) fn with_suggestion(message: String, suggestion: Option<&str>) -> Stri
         Some(word) => format!("{message} (did you mean {word}?)"),
         None => message,
     }
-}
-
-/// Levenshtein distance in characters.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

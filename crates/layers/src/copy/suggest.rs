@@ -39,7 +39,7 @@ fn closest<'a>(wanted: &[u8], names: impl Iterator<Item = &'a [u8]>) -> Option<&
         .map(|(_, name)| name)
 }
 
-/// Insertions, deletions and replacements; none for another case of the same letters.
+/// Insertions, deletions and replacements; one for another case of the same letters.
 fn distance(a: &[u8], b: &[u8]) -> usize {
     if a == b {
         return 0;
@@ -47,16 +47,7 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
     if a.eq_ignore_ascii_case(b) {
         return 1;
     }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+    strsim::generic_levenshtein(&a.to_vec(), &b.to_vec())
 }
 
 #[cfg(test)]
