@@ -26,21 +26,18 @@ pub(crate) struct ShownPlatform<'a> {
     pub(crate) environment: &'a Variables,
 }
 
-/// The name of the stage's next numbered step. A stage without steps has no numbers.
+/// The name of the stage's next numbered step.
 pub(crate) fn next_step(
     stage: &mut Stage<'_>,
     shown: Option<&ShownPlatform<'_>>,
     trigger: bool,
     command: &str,
 ) -> String {
-    if stage.steps == 0 {
-        return command.to_owned();
-    }
     stage.step += 1;
     step_name(stage, shown, trigger, command)
 }
 
-/// The name of the stage's current step.
+/// The name of the stage's current step. A stage without steps has no numbers.
 pub(crate) fn step_name(
     stage: &Stage<'_>,
     shown: Option<&ShownPlatform<'_>>,
