@@ -370,20 +370,19 @@ impl<'a> Splitter<'a> {
         if range.is_empty() {
             return Arguments::default();
         }
-        match self.json(range.clone()) {
-            Ok(words) => Arguments {
-                words,
-                is_json: true,
-                ..Arguments::default()
-            },
-            Err(json_fault) => Arguments {
-                json_fault,
-                ..self.raw_text(range)
-            },
-        }
+        self.json_or(range, Self::raw_text)
     }
 
     fn json_or_words(&mut self, range: Range<usize>) -> Arguments {
+        self.json_or(range, Self::blank_words)
+    }
+
+    /// An array in JSON, or what `otherwise` makes of the text.
+    fn json_or(
+        &mut self,
+        range: Range<usize>,
+        otherwise: impl FnOnce(&Self, Range<usize>) -> Arguments,
+    ) -> Arguments {
         match self.json(range.clone()) {
             Ok(words) => Arguments {
                 words,
@@ -392,7 +391,7 @@ impl<'a> Splitter<'a> {
             },
             Err(json_fault) => Arguments {
                 json_fault,
-                ..self.blank_words(range)
+                ..otherwise(self, range)
             },
         }
     }
