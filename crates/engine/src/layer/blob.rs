@@ -1,5 +1,6 @@
 //! A layer as a blob: fetched, found, or written.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
@@ -239,10 +240,7 @@ impl LayerStore {
         blob: Digest,
         cached: CachedForm,
     ) -> Result<(), EngineError> {
-        let failed = || EngineError::layer(layer.key.text());
-        let file = self.root.blobs().open(&blob)?.ok_or_else(|| lost(layer))?;
-        let input = Decompressor::new(file, DecompressLimits::LAYER)
-            .map_err(EngineError::layer(layer.key.text()))?;
+        let input = self.open_archive(layer, &blob)?;
         let format = input.format();
         let read =
             index_of_tar(input, TarLimits::LAYER).map_err(EngineError::layer(layer.key.text()))?;
@@ -253,7 +251,8 @@ impl LayerStore {
             && format == cached.compression.format();
         if !is_so {
             let other = format!("the cache's blob {blob} is another layer");
-            return Err(failed()(io::Error::new(io::ErrorKind::InvalidData, other)));
+            let other = io::Error::new(io::ErrorKind::InvalidData, other);
+            return Err(EngineError::layer(layer.key.text())(other));
         }
         self.keep_index(layer, &read.index)?;
         let _ = layer.index.set(Arc::new(read.index));
@@ -286,6 +285,17 @@ impl LayerStore {
             Some(digest) => Ok(digest),
             None => Ok(self.fetch(layer).await?.descriptor.digest),
         }
+    }
+
+    /// The archive in a blob of the layer.
+    pub(super) fn open_archive(
+        &self,
+        layer: &Layer,
+        blob: &Digest,
+    ) -> Result<Decompressor<File>, EngineError> {
+        let file = self.root.blobs().open(blob)?.ok_or_else(|| lost(layer))?;
+        Decompressor::new(file, DecompressLimits::LAYER)
+            .map_err(EngineError::layer(layer.key.text()))
     }
 
     async fn write_blob(
@@ -344,16 +354,10 @@ impl LayerStore {
         source: Digest,
         wish: LayerCompression,
     ) -> Result<LayerBlob, EngineError> {
-        let failed = || EngineError::layer::<io::Error>(layer.key.text());
-        let file = self
-            .root
-            .blobs()
-            .open(&source)?
-            .ok_or_else(|| lost(layer))?;
-        let mut input = Decompressor::new(file, DecompressLimits::LAYER).map_err(failed())?;
+        let mut input = self.open_archive(layer, &source)?;
         let mut writer = self.root.blobs().writer()?;
-        let (diff_id, tar_bytes) =
-            copy_compressed(&mut input, wish.codec(), &mut writer).map_err(failed())?;
+        let (diff_id, tar_bytes) = copy_compressed(&mut input, wish.codec(), &mut writer)
+            .map_err(EngineError::layer(layer.key.text()))?;
         let (digest, size_bytes) = writer.commit(None)?;
         self.keep(layer, wish, diff_id, tar_bytes, digest, size_bytes)
     }

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longshore_layers::{
-    Change, DecompressLimits, Decompressor, Devices, DirectoryForm, DirectoryOptions, EntryPath,
-    LowerLayers, Metadata, NoLowerLayers, OverlayAttributes, Ownership, TarLimits, TreeView,
-    changes_of_directory, materialise, unpack,
+    Change, Devices, DirectoryForm, DirectoryOptions, EntryPath, LowerLayers, Metadata,
+    NoLowerLayers, OverlayAttributes, Ownership, TarLimits, TreeView, changes_of_directory,
+    materialise, unpack,
 };
 use longshore_snapshot::{OverlayMarks, Owners, SnapshotId, Snapshotter as _};
 
@@ -102,15 +102,8 @@ impl LayerStore {
             below.to_vec(),
         );
         tokio::task::spawn_blocking(move || {
-            let failed = || layer.key.text();
             let pending = store.snapshots.begin(&id)?;
-            let file = store
-                .root
-                .blobs()
-                .open(&blob)?
-                .ok_or_else(|| lost(&layer))?;
-            let input = Decompressor::new(file, DecompressLimits::LAYER)
-                .map_err(EngineError::layer(failed()))?;
+            let input = store.open_archive(&layer, &blob)?;
             let directory = open(pending.path())?;
             let below = Below {
                 view: &lower,
@@ -124,7 +117,7 @@ impl LayerStore {
                 TarLimits::LAYER,
                 &below,
             );
-            let read = unpacked.map_err(EngineError::layer(failed()))?.tar;
+            let read = unpacked.map_err(EngineError::layer(layer.key.text()))?.tar;
             store.check_diff_id(&layer, blob, read.diff_id)?;
             pending.commit()?;
             store.keep_index(&layer, &read.index)?;

@@ -4,12 +4,9 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use longshore_content::StateRoot;
-use longshore_layers::{
-    DecompressLimits, Decompressor, INDEX_BYTES_MAX, LayerIndex, TarLimits, TreeView, index_of_tar,
-};
+use longshore_layers::{INDEX_BYTES_MAX, LayerIndex, TarLimits, TreeView, index_of_tar};
 use longshore_oci::Digest;
 
-use super::blob::lost;
 use super::{Layer, LayerKey, LayerStore};
 use crate::EngineError;
 
@@ -63,13 +60,7 @@ impl LayerStore {
         let blob = self.any_blob(layer).await?;
         let (store, layer) = (Arc::clone(self), Arc::clone(layer));
         tokio::task::spawn_blocking(move || {
-            let file = store
-                .root
-                .blobs()
-                .open(&blob)?
-                .ok_or_else(|| lost(&layer))?;
-            let input = Decompressor::new(file, DecompressLimits::LAYER)
-                .map_err(EngineError::layer(layer.key.text()))?;
+            let input = store.open_archive(&layer, &blob)?;
             let read = index_of_tar(input, TarLimits::LAYER)
                 .map_err(EngineError::layer(layer.key.text()))?;
             store.check_diff_id(&layer, blob, read.diff_id)?;
