@@ -13,7 +13,8 @@ use longshore_oci::LayerId;
 pub use codec::{INDEX_BYTES_MAX, IndexDecodeError};
 pub use of_changes::IndexChangesError;
 
-use crate::{ContentHash, Entry, EntryPath, Kind, Metadata};
+use crate::field_hasher::FieldHasher;
+use crate::{ContentHash, Entry, EntryPath, Kind};
 
 /// One line of a [`LayerIndex`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl LayerIndex {
         for entry in &self.entries {
             hasher.bytes(entry.entry.path.as_bytes());
             hash_kind(&mut hasher, &entry.entry.kind);
-            hash_metadata(&mut hasher, &entry.entry.metadata);
+            hasher.metadata(&entry.entry.metadata);
             match &entry.content {
                 Some(hash) => hasher.bytes(&hash.0),
                 None => hasher.bytes(&[]),
@@ -143,28 +144,6 @@ fn check(entry: &IndexEntry) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// Hashes fields with their lengths, so that no two lists of fields hash alike.
-struct FieldHasher(blake3::Hasher);
-
-impl FieldHasher {
-    fn new(context: &str) -> Self {
-        Self(blake3::Hasher::new_derive_key(context))
-    }
-
-    fn number(&mut self, number: u64) {
-        self.0.update(&number.to_le_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.0.update(bytes);
-    }
-
-    fn finish(self) -> [u8; 32] {
-        *self.0.finalize().as_bytes()
-    }
-}
-
 fn hash_kind(hasher: &mut FieldHasher, kind: &Kind) {
     hasher.number(u64::from(codec::kind_tag(kind)));
     match kind {
@@ -180,21 +159,10 @@ fn hash_kind(hasher: &mut FieldHasher, kind: &Kind) {
     }
 }
 
-fn hash_metadata(hasher: &mut FieldHasher, metadata: &Metadata) {
-    hasher.number(u64::from(metadata.mode));
-    hasher.number(u64::from(metadata.uid));
-    hasher.number(u64::from(metadata.gid));
-    hasher.number(metadata.xattrs.len() as u64);
-    for (name, value) in &metadata.xattrs {
-        hasher.bytes(name);
-        hasher.bytes(value);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Timestamp;
+    use crate::{Metadata, Timestamp};
 
     fn file(path: &str, content: &[u8]) -> IndexEntry {
         IndexEntry {

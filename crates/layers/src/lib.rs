@@ -42,6 +42,7 @@ pub mod copy;
 mod decompress;
 mod directory;
 mod entry;
+mod field_hasher;
 mod fs_at;
 mod index;
 pub mod limits;

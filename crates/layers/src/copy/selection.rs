@@ -5,7 +5,8 @@ use crate::copy::select::{Patterns, Selected, walk};
 use crate::copy::suggest::suggest;
 use crate::copy::wildcard::{Wildcard, has_wildcard};
 use crate::copy::{CopyError, CopySource, PathPatterns, SourceNode};
-use crate::{ContentHash, EntryPath, Kind, Metadata};
+use crate::field_hasher::FieldHasher;
+use crate::{ContentHash, EntryPath, Kind};
 
 /// Which paths of a source are copied.
 #[derive(Clone, Debug)]
@@ -203,7 +204,7 @@ pub fn selection_digest<P: PathPatterns>(
     source: &dyn CopySource,
     selection: &Selection<'_, P>,
 ) -> Result<SelectionDigest, CopyError> {
-    let mut key = Key(blake3::Hasher::new_derive_key("longshore selection 1"));
+    let mut key = Key(FieldHasher::new("longshore selection 1"));
     let mut required = Required::new(selection)?;
     for found in selection.matches(source)? {
         let mut selected = Vec::new();
@@ -212,26 +213,17 @@ pub fn selection_digest<P: PathPatterns>(
             selected.push(one);
             Ok(())
         })?;
-        key.bytes(found.named.name());
+        key.0.bytes(found.named.name());
         key.selected(source, selection.directory_contents_only, &selected)?;
     }
     required.check(source)?;
-    Ok(SelectionDigest(*key.0.finalize().as_bytes()))
+    Ok(SelectionDigest(key.0.finish()))
 }
 
-/// Every field with its length, so that no two selections give the same bytes.
-struct Key(blake3::Hasher);
+/// Every field of what is selected, hashed.
+struct Key(FieldHasher);
 
 impl Key {
-    fn number(&mut self, number: u64) {
-        self.0.update(&number.to_le_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.0.update(bytes);
-    }
-
     fn selected(
         &mut self,
         source: &dyn CopySource,
@@ -244,14 +236,14 @@ impl Key {
             .map(|one| one.path.clone())
             .collect();
         let mut hashes = source.content_hashes(&files)?.into_iter();
-        self.number(selected.len() as u64);
+        self.0.number(selected.len() as u64);
         for one in selected {
-            self.bytes(one.relative.as_bytes());
-            self.number(u64::from(one.needed));
+            self.0.bytes(one.relative.as_bytes());
+            self.0.number(u64::from(one.needed));
             let bare = contents_only && one.relative.is_root() && one.node.is_directory();
             self.kind(&one.node.kind, &mut hashes);
             if !bare {
-                self.metadata(&one.node.metadata);
+                self.0.metadata(&one.node.metadata);
             }
         }
         Ok(())
@@ -260,40 +252,29 @@ impl Key {
     fn kind(&mut self, kind: &Kind, hashes: &mut impl Iterator<Item = ContentHash>) {
         match kind {
             Kind::File { .. } => {
-                self.number(0);
+                self.0.number(0);
                 // One hash was asked for, and given, for each file.
-                self.bytes(&hashes.next().map_or([0; 32], |hash| hash.0));
+                self.0.bytes(&hashes.next().map_or([0; 32], |hash| hash.0));
             }
-            Kind::Directory { .. } => self.number(1),
+            Kind::Directory { .. } => self.0.number(1),
             Kind::Symlink { target } => {
-                self.number(2);
-                self.bytes(target);
+                self.0.number(2);
+                self.0.bytes(target);
             }
             Kind::CharDevice { major, minor } => self.device(3, *major, *minor),
             Kind::BlockDevice { major, minor } => self.device(4, *major, *minor),
-            Kind::Fifo => self.number(5),
+            Kind::Fifo => self.0.number(5),
             Kind::Hardlink { target } => {
-                self.number(6);
-                self.bytes(target.as_bytes());
+                self.0.number(6);
+                self.0.bytes(target.as_bytes());
             }
-            Kind::Whiteout => self.number(7),
+            Kind::Whiteout => self.0.number(7),
         }
     }
 
     fn device(&mut self, kind: u64, major: u32, minor: u32) {
-        self.number(kind);
-        self.number(u64::from(major));
-        self.number(u64::from(minor));
-    }
-
-    fn metadata(&mut self, metadata: &Metadata) {
-        self.number(u64::from(metadata.mode));
-        self.number(u64::from(metadata.uid));
-        self.number(u64::from(metadata.gid));
-        self.number(metadata.xattrs.len() as u64);
-        for (name, value) in &metadata.xattrs {
-            self.bytes(name);
-            self.bytes(value);
-        }
+        self.0.number(kind);
+        self.0.number(u64::from(major));
+        self.0.number(u64::from(minor));
     }
 }
