@@ -512,6 +512,32 @@ fn cache_mounts_last_between_builds_and_are_not_in_the_image() {
     assert_eq!(second.below("c"), Vec::<&str>::new());
 }
 
+/// The inner mount's place is made in the outer cache, which all the steps see: none takes it
+/// away from another.
+#[test]
+fn a_cache_mount_within_another_serves_many_steps_at_once() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    const STEPS: usize = 12;
+    let mut dockerfile = String::new();
+    for step in 0..STEPS {
+        dockerfile += &format!(
+            "FROM busybox AS s{step}\n\
+             RUN --mount=type=cache,id=outer,target=/c --mount=type=cache,id=inner,target=/c/d \
+             touch /c/d/{step} && echo {step} > /made{step}\n"
+        );
+    }
+    dockerfile += "FROM scratch\n";
+    for step in 0..STEPS {
+        dockerfile += &format!("COPY --from=s{step} /made{step} /\n");
+    }
+    let context = sandbox.context("nested", &[("Dockerfile", &dockerfile)]);
+    for _ in 0..3 {
+        sandbox.ok(["build", "--no-cache", context.to_str().unwrap()]);
+    }
+}
+
 #[test]
 fn tmpfs_mounts_are_memory_and_are_not_in_the_image() {
     let Some(sandbox) = Sandbox::with_busybox() else {
