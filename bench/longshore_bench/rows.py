@@ -1,0 +1,196 @@
+"""The rows of the table, and the chains that measure them.
+
+A chain is what one tool does in one go, from nothing: rows that build on one another stand
+in one. The tools take turns, chain by chain.
+"""
+
+import os
+from dataclasses import dataclass
+
+from .workloads import Layout
+
+# How often a build is repeated that has nothing to do.
+WARM_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    title: str
+
+
+ROWS = [
+    Row("A", "30,000 small files, 190 MB of text: COPY, cold"),
+    Row("B", "the same, one file changed"),
+    Row("C", "the same, nothing changed"),
+    Row("D", "512 MB of text and 256 MB that do not compress: COPY, cold"),
+    Row("Dz", "the same, stored with zstd"),
+    Row("E", "60 RUN steps that echo, cold"),
+    Row("F", "8 stages that sleep 2 s and are collected, cold"),
+    Row("G", "3 stages, 20 steps, nothing changed"),
+    Row("H", "a Debian base pulled from loopback and one RUN, cold"),
+    Row("I", "D's image pushed to a registry that has nothing of it"),
+    Row("I2", "the same, when all of it is there"),
+]
+
+
+def selected(only):
+    """The rows that letters choose: `D` means `D` and `Dz`."""
+    if not only:
+        return [row.name for row in ROWS]
+    return [row.name for row in ROWS if row.name in only or row.name[0] in only]
+
+
+class Chain:
+    """What a tool does in one go."""
+
+    rows = ()
+    needs_busybox = True
+
+    def run(self, bench, tool):
+        raise NotImplementedError
+
+
+class SmallFiles(Chain):
+    rows = ("A", "C", "B")
+
+    def run(self, bench, tool):
+        context = bench.workloads.small_files()
+        tool.fresh()
+        bench.measured("A", tool, tool.build(context, "small:1"))
+        bench.check("A", tool, context, "small:1", _copied_to("app"))
+        if bench.wants("C"):
+            for _ in range(WARM_REPEATS):
+                bench.measured("C", tool, tool.build(context, "small:1"))
+            bench.check("C", tool, context, "small:1", _copied_to("app"))
+        if bench.wants("B"):
+            with edited(os.path.join(context, "part07", "module11", "file00227.txt")):
+                bench.measured("B", tool, tool.build(context, "small:2"))
+                bench.check("B", tool, context, "small:2", _copied_to("app"))
+
+
+class LargeFiles(Chain):
+    rows = ("D", "I", "I2")
+
+    def run(self, bench, tool):
+        context = bench.workloads.large_files()
+        tool.fresh()
+        bench.measured("D", tool, tool.build(context, "large:1"))
+        bench.check("D", tool, context, "large:1", _copied_to("data"))
+        if not bench.wants("I") and not bench.wants("I2"):
+            return
+        registry = bench.registry()
+        try:
+            push = tool.push(context, "large:1", f"{registry.address}/large:1")
+            bench.measured("I", tool, push)
+            if bench.wants("I2"):
+                bench.measured("I2", tool, push)
+        finally:
+            registry.stop()
+
+
+class LargeFilesZstd(Chain):
+    rows = ("Dz",)
+
+    def run(self, bench, tool):
+        if not tool.zstd:
+            return
+        context = bench.workloads.large_files()
+        tool.fresh()
+        bench.measured("Dz", tool, tool.build(context, "large:1", "zstd"))
+        bench.check("Dz", tool, context, "large:1", _copied_to("data"))
+
+
+class EchoSteps(Chain):
+    rows = ("E",)
+
+    def run(self, bench, tool):
+        context = bench.workloads.echo_steps()
+        tool.fresh()
+        bench.measured("E", tool, tool.build(context, "echo:1"))
+        bench.check("E", tool, context, "echo:1", _none)
+
+
+class SleepingStages(Chain):
+    rows = ("F",)
+
+    def run(self, bench, tool):
+        context = bench.workloads.sleeping_stages()
+        tool.fresh()
+        bench.measured("F", tool, tool.build(context, "sleep:1"))
+        bench.check("F", tool, context, "sleep:1", _none)
+
+
+class TwentySteps(Chain):
+    rows = ("G",)
+
+    def run(self, bench, tool):
+        context = bench.workloads.twenty_steps()
+        tool.fresh()
+        tool.quietly(tool.build(context, "twenty:1"))
+        for _ in range(WARM_REPEATS):
+            bench.measured("G", tool, tool.build(context, "twenty:1"))
+        bench.check("G", tool, context, "twenty:1", _none)
+
+
+class DebianBase(Chain):
+    rows = ("H",)
+    needs_busybox = False
+
+    def run(self, bench, tool):
+        if not bench.base:
+            return
+        layout = Layout(bench.workloads.debian_base(bench.base))
+        context = os.path.join(bench.scratch, "debian")
+        registry = bench.registry()
+        try:
+            registry.upload(layout, "debian", "12")
+            os.makedirs(context, exist_ok=True)
+            with open(os.path.join(context, "Dockerfile"), "w", encoding="utf-8") as file:
+                file.write(f"FROM {registry.address}/debian:12\nRUN echo hello > /greeting\n")
+            tool.fresh(bases=False)
+            bench.measured("H", tool, tool.build(context, "debian-greeting:1"))
+            bench.check("H", tool, context, "debian-greeting:1", _none)
+        finally:
+            registry.stop()
+
+
+CHAINS = [
+    SmallFiles(),
+    LargeFiles(),
+    LargeFilesZstd(),
+    EchoSteps(),
+    SleepingStages(),
+    TwentySteps(),
+    DebianBase(),
+]
+
+
+class edited:
+    """A file with other bytes of the same length, for as long as this lasts."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        stat = os.stat(self.path)
+        self.times = (stat.st_atime_ns, stat.st_mtime_ns)
+        with open(self.path, "rb") as file:
+            self.content = file.read()
+        with open(self.path, "r+b") as file:
+            file.write(bytes(byte ^ 1 if byte > 63 else byte for byte in self.content))
+
+    def __exit__(self, *_):
+        with open(self.path, "r+b") as file:
+            file.write(self.content)
+        os.utime(self.path, ns=self.times)
+
+
+def _copied_to(folder):
+    """Times are those of the context below the directory that the build itself makes."""
+    return lambda path: path.startswith(f"{folder}/")
+
+
+def _none(_path):
+    """What RUN makes has the time of the build."""
+    return False
