@@ -267,7 +267,6 @@ fn flags_that_are_not_there_yet_are_refused_by_name() {
         "--sbom",
         "--provenance",
         "--attest=type=sbom",
-        "--squash",
         "--builder=x",
     ] {
         let outcome = sandbox.run(["build", flag, context.to_str().unwrap()]);

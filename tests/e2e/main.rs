@@ -22,6 +22,7 @@ mod harness;
 mod images;
 mod instructions;
 mod kill;
+mod output_options;
 mod outputs;
 mod registry;
 mod remote_cache;

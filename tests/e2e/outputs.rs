@@ -32,15 +32,18 @@ impl Layout {
         Self(path.to_owned())
     }
 
-    fn index(&self) -> ImageIndex {
+    /// `index.json`.
+    pub(crate) fn index(&self) -> ImageIndex {
         ImageIndex::from_file(self.0.join("index.json")).unwrap()
     }
 
-    fn manifest(&self) -> ImageManifest {
+    /// The first manifest.
+    pub(crate) fn manifest(&self) -> ImageManifest {
         ImageManifest::from_file(self.blob(&self.index().manifests()[0])).unwrap()
     }
 
-    fn config(&self) -> ImageConfiguration {
+    /// Its configuration.
+    pub(crate) fn config(&self) -> ImageConfiguration {
         ImageConfiguration::from_file(self.blob(self.manifest().config())).unwrap()
     }
 
@@ -54,7 +57,7 @@ impl Layout {
     }
 
     /// A blob's file, which must be as long and hash as the descriptor says.
-    fn blob(&self, descriptor: &Descriptor) -> PathBuf {
+    pub(crate) fn blob(&self, descriptor: &Descriptor) -> PathBuf {
         let digest = descriptor.digest().to_string();
         let path = self.0.join("blobs").join(digest.replace(':', "/"));
         assert_eq!(fs::metadata(&path).unwrap().len(), descriptor.size());

@@ -172,7 +172,8 @@ pub(crate) struct BuildArgs {
     /// Set a label on the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) label: Vec<String>,
-    /// Set an annotation on the image
+    /// Set an annotation on the image; TYPE is manifest, index, manifest-descriptor or
+    /// index-descriptor, also several with commas, manifest[PLATFORM] for one platform
     #[arg(long, value_name = "[TYPE:]NAME=VALUE")]
     pub(crate) annotation: Vec<String>,
     /// Expose a secret to the build: id=ID[,src=FILE | ,env=NAME]
@@ -197,7 +198,7 @@ pub(crate) struct BuildArgs {
     /// Ask the registries for base images even where they are here
     #[arg(long)]
     pub(crate) pull: bool,
-    /// Where the result goes: type=image|oci|docker|tar|local[,dest=PATH][,…]
+    /// Where the result goes: type=image|registry|oci|docker|tar|local[,dest=PATH][,…]
     #[arg(short, long, value_name = "SPEC")]
     pub(crate) output: Vec<String>,
     /// Push the image when it is built
@@ -206,6 +207,9 @@ pub(crate) struct BuildArgs {
     /// Keep the image in the local store (the default)
     #[arg(long)]
     pub(crate) load: bool,
+    /// Make the layers above the base image one
+    #[arg(long)]
+    pub(crate) squash: bool,
     /// Write the result's digests to a file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
@@ -282,8 +286,6 @@ pub(crate) struct UnsupportedBuildArgs {
     #[arg(long, hide = true)]
     pub(crate) attest: Vec<String>,
     #[arg(long, hide = true)]
-    pub(crate) squash: bool,
-    #[arg(long, hide = true)]
     pub(crate) builder: Option<String>,
 }
 
@@ -296,7 +298,6 @@ impl UnsupportedBuildArgs {
             ("--sbom", asked(&self.sbom)),
             ("--provenance", asked(&self.provenance)),
             ("--attest", !self.attest.is_empty()),
-            ("--squash", self.squash),
             ("--builder", self.builder.is_some()),
         ]
         .into_iter()

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use longshore_engine::{CacheMode, CachePlace, CacheTarget, LayerCompression};
 
+use crate::output::parse_compression;
 use crate::report::Usage;
-use crate::spec::{parse_bool, parse_compression, parse_reference, split_csv, split_pair};
+use crate::spec::{parse_bool, parse_reference, split_csv, split_pair};
 
 /// The fields of a specification by name.
 type Fields = BTreeMap<String, String>;

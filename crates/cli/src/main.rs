@@ -1,12 +1,14 @@
 //! The `longshore` command: flags in, results on standard output, everything else on
 //! standard error, and an exit code.
 
+mod annotation;
 mod args;
 mod cache;
 mod commands;
 mod config;
 mod exit;
 mod identity;
+mod output;
 mod progress;
 mod report;
 mod spec;

@@ -1,14 +1,10 @@
-//! Flags whose values have a grammar of their own: `type=oci,dest=x`, `id=token,src=f`,
-//! `name:address`, `nofile=1024:2048`.
+//! Flags whose values have a grammar of their own: `id=token,src=f`, `name:address`,
+//! `nofile=1024:2048`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use longshore_engine::{
-    ContextSpec, Entitlements, GZIP_LEVEL_DEFAULT, LayerCompression, OutputKind, OutputSpec,
-    SecretSource, Ulimit, ZSTD_LEVEL_DEFAULT,
-};
+use longshore_engine::{ContextSpec, Entitlements, SecretSource, Ulimit};
 use longshore_oci::Reference;
 
 /// Splits one CSV record: commas separate, a field may be quoted with `"`.
@@ -62,129 +58,6 @@ pub(crate) fn pairs_or_environment(
         }
     }
     Ok(pairs)
-}
-
-/// One `-o/--output`.
-pub(crate) fn parse_output(text: &str) -> Result<OutputSpec> {
-    // `-o DIR` and `-o -` are short for a directory and a tar on standard output.
-    if !text.contains('=') && !text.contains(',') {
-        return Ok(match text {
-            "" => bail!("--output: a destination is missing"),
-            "-" => OutputSpec::new(OutputKind::Tar),
-            path => OutputSpec {
-                dest: Some(path.into()),
-                ..OutputSpec::new(OutputKind::Local)
-            },
-        });
-    }
-    let mut fields = BTreeMap::new();
-    for field in split_csv(text)? {
-        let (name, value) = split_pair(&field, "--output")?;
-        fields.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    build_output(text, fields)
-}
-
-fn build_output(text: &str, mut fields: BTreeMap<String, String>) -> Result<OutputSpec> {
-    let kind = fields
-        .remove("type")
-        .with_context(|| format!("--output `{text}`: type is missing"))?;
-    let mut output = match kind.as_str() {
-        "image" => OutputSpec::new(OutputKind::Image),
-        "registry" => OutputSpec {
-            push: true,
-            store: false,
-            ..OutputSpec::new(OutputKind::Image)
-        },
-        "oci" => OutputSpec::new(OutputKind::Oci),
-        "docker" => OutputSpec::new(OutputKind::Docker),
-        "tar" => OutputSpec::new(OutputKind::Tar),
-        "local" => OutputSpec::new(OutputKind::Local),
-        other => bail!(
-            "--output `{text}`: unknown type `{other}`: image, registry, oci, docker, tar, local"
-        ),
-    };
-    let level = fields.remove("compression-level");
-    let compression = fields.remove("compression");
-    if let Some(parsed) = parse_compression(compression.as_deref(), level.as_deref())
-        .with_context(|| format!("--output `{text}`"))?
-    {
-        output.compression = parsed;
-    }
-    for (name, value) in fields {
-        apply_output_field(&mut output, &name, &value)
-            .with_context(|| format!("--output `{text}`"))?;
-    }
-    check_destination(&output, text)?;
-    Ok(output)
-}
-
-fn apply_output_field(output: &mut OutputSpec, name: &str, value: &str) -> Result<()> {
-    match name {
-        "dest" | "destination" => output.dest = (value != "-").then(|| PathBuf::from(value)),
-        "name" => {
-            output.names = value
-                .split(',')
-                .map(parse_reference)
-                .collect::<Result<_>>()?;
-        }
-        "push" => output.push = parse_bool(value)?,
-        "store" => output.store = parse_bool(value)?,
-        "tar" => output.tar = parse_bool(value)?,
-        "oci-mediatypes" => output.oci_media_types = parse_bool(value)?,
-        "force-compression" => output.force_compression = parse_bool(value)?,
-        other => bail!("`{other}` is not supported"),
-    }
-    Ok(())
-}
-
-fn check_destination(output: &OutputSpec, text: &str) -> Result<()> {
-    match output.kind {
-        OutputKind::Local if output.dest.is_none() => bail!("--output `{text}`: dest is missing"),
-        OutputKind::Image if output.dest.is_some() => {
-            bail!("--output `{text}`: an image has no dest")
-        }
-        OutputKind::Oci if !output.tar && output.dest.is_none() => {
-            bail!("--output `{text}`: dest is missing")
-        }
-        OutputKind::Docker if !output.tar => bail!("--output `{text}`: a docker archive is a tar"),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn parse_compression(
-    kind: Option<&str>,
-    level: Option<&str>,
-) -> Result<Option<LayerCompression>> {
-    let level: Option<u32> = level
-        .map(|level| {
-            level
-                .parse()
-                .with_context(|| format!("compression-level `{level}`"))
-        })
-        .transpose()?;
-    let in_range = |level: u32, range: std::ops::RangeInclusive<u32>| {
-        if range.contains(&level) {
-            Ok(level)
-        } else {
-            bail!(
-                "compression-level {level} is not in {} to {}",
-                range.start(),
-                range.end()
-            )
-        }
-    };
-    Ok(Some(match kind {
-        None if level.is_none() => return Ok(None),
-        None | Some("gzip") => {
-            LayerCompression::Gzip(in_range(level.unwrap_or(GZIP_LEVEL_DEFAULT), 0..=9)?)
-        }
-        Some("zstd") => {
-            LayerCompression::Zstd(in_range(level.unwrap_or(ZSTD_LEVEL_DEFAULT), 1..=22)?)
-        }
-        Some("uncompressed") => LayerCompression::Uncompressed,
-        Some(other) => bail!("unknown compression `{other}`: gzip, zstd, uncompressed"),
-    }))
 }
 
 /// A boolean as Go's `strconv.ParseBool` reads it.
@@ -325,39 +198,6 @@ fn is_git(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn outputs() {
-        let output =
-            parse_output("type=oci,dest=out.tar,compression=zstd,compression-level=9").unwrap();
-        assert_eq!(output.kind, OutputKind::Oci);
-        assert_eq!(
-            output.dest.as_deref(),
-            Some(std::path::Path::new("out.tar"))
-        );
-        assert_eq!(output.compression, LayerCompression::Zstd(9));
-        assert_eq!(parse_output("out").unwrap().kind, OutputKind::Local);
-        assert_eq!(parse_output("-").unwrap().kind, OutputKind::Tar);
-        let names = parse_output(r#"type=image,"name=a,b:2",push=true"#).unwrap();
-        assert_eq!(names.names.len(), 2);
-        assert!(names.push);
-    }
-
-    #[test]
-    fn wrong_outputs_name_what_is_wrong() {
-        for (text, part) in [
-            ("type=nope", "unknown type `nope`"),
-            ("dest=x", "type is missing"),
-            ("type=local", "dest is missing"),
-            ("type=oci,compression=lzma", "unknown compression `lzma`"),
-            ("type=oci,compression-level=11", "not in 0 to 9"),
-            ("type=image,frobnicate=1", "`frobnicate` is not supported"),
-            ("type=image,push=maybe", "neither true nor false"),
-        ] {
-            let error = format!("{:#}", parse_output(text).unwrap_err());
-            assert!(error.contains(part), "{text}: {error}");
-        }
-    }
 
     #[test]
     fn secrets_hosts_and_limits() {

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use longshore_graph::Ulimit;
-use longshore_oci::Platform;
+use longshore_oci::{Descriptor, Platform};
 use longshore_runner::{
     BindSource, Cancel, ExitStatus, Limits, Mount, MountSource, Network, PATH_DEFAULT, ProcessIo,
     ProcessSpec, Rootfs, Security,
 };
-use longshore_snapshot::{RootFs, Snapshotter as _};
+use longshore_snapshot::{RootFs, SnapshotId, Snapshotter as _};
 use tokio::task::spawn_blocking;
 
 use crate::build::{extra_hosts, rlimit};
@@ -83,20 +83,7 @@ impl Engine {
     ) -> Result<ExitStatus, EngineError> {
         let runner = self.runner()?;
         let found = self.read_image(image, platform)?;
-        let repository = image.reference.clone().unwrap_or_else(|| {
-            crate::layout::REFERENCE
-                .parse()
-                .expect("a constant reference")
-        });
-        let layers = found.manifest.layers.iter();
-        let remotes =
-            layers.map(|descriptor| RemoteBlob::of_image(repository.clone(), descriptor.clone()));
-        let layers = self.layers().image_layers(
-            &found.config.rootfs.diff_ids,
-            Timestamp::UNIX_EPOCH,
-            remotes,
-        );
-        let parents = self.layers().directories(&layers).await?;
+        let parents = self.directories_of(image, &found).await?;
         let engine = self.clone();
         spawn_blocking(move || {
             let mut active = engine.layers().snapshots().prepare(&parents)?;
@@ -110,6 +97,42 @@ impl Engine {
             Ok(ended)
         })
         .await?
+    }
+
+    /// Unpacks an image's layers, so that its next container has them.
+    pub(crate) async fn unpack(
+        &self,
+        descriptor: &Descriptor,
+        platform: &Platform,
+    ) -> Result<(), EngineError> {
+        let image = StoredImage {
+            reference: None,
+            descriptor: descriptor.clone(),
+            tagged: std::time::SystemTime::now(),
+        };
+        let found = self.read_image(&image, platform)?;
+        self.directories_of(&image, &found).await.map(|_| ())
+    }
+
+    async fn directories_of(
+        &self,
+        image: &StoredImage,
+        found: &PlatformImage,
+    ) -> Result<Vec<SnapshotId>, EngineError> {
+        let repository = image.reference.clone().unwrap_or_else(|| {
+            crate::layout::REFERENCE
+                .parse()
+                .expect("a constant reference")
+        });
+        let layers = found.manifest.layers.iter();
+        let remotes =
+            layers.map(|descriptor| RemoteBlob::of_image(repository.clone(), descriptor.clone()));
+        let layers = self.layers().image_layers(
+            &found.config.rootfs.diff_ids,
+            Timestamp::UNIX_EPOCH,
+            remotes,
+        );
+        self.layers().directories(&layers).await
     }
 }
 

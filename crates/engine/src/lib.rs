@@ -11,6 +11,7 @@
 //! the user's environment and prints nothing: what it is to know is in the request, what
 //! happens goes to a [`ProgressSink`].
 
+mod annotation;
 mod archive;
 mod build;
 mod builds;
@@ -31,6 +32,7 @@ mod text;
 mod transfer;
 mod tree;
 
+pub use annotation::{Annotation, AnnotationLevel};
 pub use build::{
     BuildError, BuildOutcome, CacheMode, CachePlace, CacheTarget, CommandFailed,
     Loaded as LoadedDockerfile,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The largest secret: BuildKit's limit.
 const SECRET_BYTES_MAX: u64 = 500 * 1024;
 
-use crate::{CachePlace, CacheTarget, HistoryLimits};
+use crate::{Annotation, CachePlace, CacheTarget, HistoryLimits};
 
 /// A build: where its files are, what is made of them and where that goes.
 #[derive(Clone, Debug)]
@@ -60,8 +60,10 @@ pub struct BuildRequest {
     pub outputs: Vec<OutputSpec>,
     /// The names that an image output gets.
     pub tags: Vec<Reference>,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
+    /// Annotations of every image output, before the outputs' own.
+    pub annotations: Vec<Annotation>,
+    /// Make the layers above the base one.
+    pub squash: bool,
     /// How many steps may run at once.
     pub jobs: usize,
     /// Build caches elsewhere that are asked, the nearest first.
@@ -165,6 +167,21 @@ pub struct OutputSpec {
     pub store: bool,
     /// An archive (OCI and Docker outputs); a directory otherwise.
     pub tar: bool,
+    /// Push by digest alone: no tag is moved.
+    pub push_by_digest: bool,
+    /// Also name the image by its digest (image outputs).
+    pub name_canonical: bool,
+    /// Unpack the image's layers, ready to run (image outputs).
+    pub unpack: bool,
+    /// Whether the times of the files that the build made are cut off at `SOURCE_DATE_EPOCH`;
+    /// `None` does so where there is one.
+    pub rewrite_timestamp: Option<bool>,
+    /// In place of the build's `SOURCE_DATE_EPOCH`, seconds since 1970.
+    pub epoch_s: Option<i64>,
+    /// Annotations of this output.
+    pub annotations: Vec<Annotation>,
+    /// A directory for each platform (local and tar outputs); `None` does so for several.
+    pub platform_split: Option<bool>,
 }
 
 /// The sorts of outputs.
@@ -205,6 +222,13 @@ impl Default for LayerCompression {
     }
 }
 
+impl OutputKind {
+    /// Whether an image comes out: manifests and layers, not bare files.
+    pub fn is_image(self) -> bool {
+        !matches!(self, Self::Tar | Self::Local)
+    }
+}
+
 impl OutputSpec {
     /// An output of `kind` with the usual settings.
     pub fn new(kind: OutputKind) -> Self {
@@ -218,6 +242,13 @@ impl OutputSpec {
             push: false,
             store: true,
             tar: true,
+            push_by_digest: false,
+            name_canonical: false,
+            unpack: false,
+            rewrite_timestamp: None,
+            epoch_s: None,
+            annotations: Vec::new(),
+            platform_split: None,
         }
     }
 }

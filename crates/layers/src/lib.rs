@@ -35,6 +35,7 @@
 
 mod assembly;
 mod change;
+mod clamp;
 mod compress;
 mod content_hash;
 pub mod context;
@@ -51,6 +52,7 @@ mod named;
 mod pipeline;
 mod pool;
 mod source;
+mod squash;
 mod stream;
 mod tar;
 mod tree;
@@ -59,6 +61,7 @@ mod upper;
 mod xattr;
 
 pub use change::{Change, FileContent, FileRange, FileStamp, HostFile};
+pub use clamp::{ClampError, ClampedLayer, clamp_changes, clamp_tar, latest_time_of_tar};
 pub use compress::{Compression, Compressor};
 pub use content_hash::ContentHash;
 pub use decompress::{DecompressLimitError, DecompressLimits, Decompressor, StreamFormat};
@@ -75,6 +78,7 @@ pub use named::{changes_of_directory, changes_of_view, host_content};
 pub use pipeline::{LayerSummary, LayerWriter, WriteError, WriteOptions, write_layer};
 pub use pool::{WorkerFailed, all_cores};
 pub use source::ContentError;
+pub use squash::SquashedLayer;
 pub use tar::{HeaderError, Member, TarError, TarLimits, TarReader, TarReason};
 pub use tree::{Node, ResolveError, Resolved, TreeView, Walk};
 pub use unpack::{IndexedTar, UnpackError, Unpacked, index_of_tar, unpack};

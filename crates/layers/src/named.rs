@@ -57,61 +57,60 @@ pub fn changes_of_directory(root: &Arc<OwnedFd>, index: &LayerIndex) -> io::Resu
 /// # Errors
 /// When the bytes of a file cannot be had.
 pub fn changes_of_view(view: &TreeView, content: &dyn LayerContent) -> io::Result<Vec<Change>> {
-    let mut first_names: HashMap<(usize, usize), EntryPath> = HashMap::new();
+    let mut first_names = FirstNames::default();
     let mut changes = Vec::new();
     for node in view.walk(&EntryPath::root()) {
-        if !node.entry.path.is_root() {
-            changes.extend(shown(view, content, &node, &mut first_names)?);
+        if !node.entry.path.is_root()
+            && let Some((entry, file)) = shown(view, &node, &mut first_names)
+        {
+            changes.push(with_content(entry, file, content)?);
         }
     }
     Ok(changes)
 }
 
-fn shown(
-    view: &TreeView,
-    content: &dyn LayerContent,
-    node: &Node<'_>,
-    first_names: &mut HashMap<(usize, usize), EntryPath>,
-) -> io::Result<Option<Change>> {
-    let Some(inode) = view.inode(node) else {
-        return Ok(None);
+/// The first shown name of each file, by what tells one file from another.
+pub(crate) type FirstNames = HashMap<(usize, usize), EntryPath>;
+
+/// What stands at a node's path when the view becomes one layer, and the file whose bytes
+/// stand there; `None` for a link to nothing.
+pub(crate) fn shown<'a>(
+    view: &'a TreeView,
+    node: &Node<'a>,
+    first_names: &mut FirstNames,
+) -> Option<(Entry, Option<Node<'a>>)> {
+    let inode = view.inode(node)?;
+    let mut entry = Entry {
+        path: node.entry.path.clone(),
+        kind: inode.entry.kind.clone(),
+        metadata: inode.entry.metadata.clone(),
     };
-    let path = node.entry.path.clone();
-    let metadata = inode.entry.metadata.clone();
-    let kind = match &inode.entry.kind {
-        Kind::Directory { .. } => Kind::Directory { opaque: false },
-        other => other.clone(),
-    };
-    let Kind::File { size } = kind else {
-        return Ok(Some(Change::without_content(Entry {
-            path,
-            kind,
-            metadata,
-        })));
-    };
-    let identity = (inode.layer, std::ptr::from_ref(inode.entry).addr());
-    if let Some(target) = first_names.get(&identity) {
-        let kind = Kind::Hardlink {
-            target: target.clone(),
-        };
-        return Ok(Some(Change::without_content(Entry {
-            path,
-            kind,
-            metadata,
-        })));
+    match entry.kind {
+        Kind::Directory { .. } => entry.kind = Kind::Directory { opaque: false },
+        Kind::File { .. } => {
+            let identity = (inode.layer, std::ptr::from_ref(inode.entry).addr());
+            if let Some(first) = first_names.get(&identity) {
+                let target = first.clone();
+                entry.kind = Kind::Hardlink { target };
+            } else {
+                first_names.insert(identity, entry.path.clone());
+                return Some((entry, Some(inode)));
+            }
+        }
+        _ => {}
     }
-    first_names.insert(identity, path.clone());
-    let content = if size == 0 {
-        FileContent::Empty
-    } else {
-        content.content(&inode)?
+    Some((entry, None))
+}
+
+/// An entry as a change: with the bytes of `file`, where it has any.
+pub(crate) fn with_content(
+    entry: Entry,
+    file: Option<Node<'_>>,
+    content: &dyn LayerContent,
+) -> io::Result<Change> {
+    let content = match (&entry.kind, file) {
+        (Kind::File { size }, Some(file)) if *size > 0 => content.content(&file)?,
+        _ => FileContent::Empty,
     };
-    Ok(Some(Change {
-        entry: Entry {
-            path,
-            kind,
-            metadata,
-        },
-        content,
-    }))
+    Ok(Change { entry, content })
 }

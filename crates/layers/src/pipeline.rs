@@ -283,7 +283,7 @@ impl<W: Write> LayerWriter<W> {
 
 /// The tar stream on its way to the sink.
 #[derive(Debug)]
-struct Stream<W: Write> {
+pub(crate) struct Stream<W: Write> {
     compressor: Compressor<HashingSink<W>>,
     hasher: Option<StreamHasher>,
     /// The hash of the large file whose pieces are passing.
@@ -292,7 +292,7 @@ struct Stream<W: Write> {
 }
 
 impl<W: Write> Stream<W> {
-    fn new(options: &WriteOptions, sink: W) -> Result<Self, WriteError> {
+    pub(crate) fn new(options: &WriteOptions, sink: W) -> Result<Self, WriteError> {
         let sink = HashingSink::new(sink);
         let compressor = Compressor::new(options.compression, options.threads, sink);
         // Uncompressed, the blob is the tar stream: one digest is both.
@@ -308,7 +308,7 @@ impl<W: Write> Stream<W> {
         })
     }
 
-    fn write(&mut self, bytes: Vec<u8>) -> Result<(), WriteError> {
+    pub(crate) fn write(&mut self, bytes: Vec<u8>) -> Result<(), WriteError> {
         self.offset += bytes.len() as u64;
         match &mut self.hasher {
             Some(hasher) => {
@@ -319,7 +319,12 @@ impl<W: Write> Stream<W> {
         }
     }
 
-    fn finish(self) -> Result<(DiffId, Digest, u64, W), WriteError> {
+    /// How many bytes passed.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub(crate) fn finish(self) -> Result<(DiffId, Digest, u64, W), WriteError> {
         let sink = self.compressor.finish().map_err(sink_failed)?;
         let (digest, size, sink) = sink.finish().map_err(sink_failed)?;
         let diff_id = match self.hasher {

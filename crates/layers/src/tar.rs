@@ -17,7 +17,7 @@ mod writer;
 
 pub use reader::{Member, TarError, TarLimits, TarReader, TarReason};
 pub use writer::HeaderError;
-pub(crate) use writer::{END_OF_ARCHIVE, encode_headers, padding_of};
+pub(crate) use writer::{END_OF_ARCHIVE, encode_headers, padding_of, put_marker};
 
 /// The name prefix of a whiteout (image-spec `layer.md#whiteouts`).
 pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";

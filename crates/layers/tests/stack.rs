@@ -10,10 +10,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{any_layer, is_root, listing, open, options, written};
+use longshore_layers::copy::LayerContent;
 use longshore_layers::{
     Change, ContentHash, DirectoryForm, EntryPath, FileContent, Kind, LayerIndex, LowerLayers,
-    Metadata, NoLowerLayers, Node, OverlayAttributes, TarLimits, TreeView, diff_upper,
-    index_of_tar, materialise, unpack,
+    Metadata, NoLowerLayers, Node, OverlayAttributes, SquashedLayer, TarLimits, TreeView,
+    diff_upper, index_of_tar, materialise, unpack,
 };
 use proptest::prelude::*;
 
@@ -96,6 +97,17 @@ impl LowerLayers for Below<'_> {
     }
 }
 
+/// The files of layers that are in memory.
+struct InMemory<'a>(&'a [Vec<Change>]);
+
+impl LayerContent for InMemory<'_> {
+    fn content(&self, file: &Node<'_>) -> std::io::Result<FileContent> {
+        let mut changes = self.0[file.layer].iter();
+        let found = changes.find(|change| change.entry.path == file.entry.path);
+        Ok(found.unwrap().content.clone())
+    }
+}
+
 /// A view shows no time for directories that no layer lists, and no opaque marks.
 fn without_directory_times(lines: Vec<String>) -> Vec<String> {
     let cut = |line: String| match line.contains(" dir ") {
@@ -155,6 +167,33 @@ proptest! {
         }
         check_disk(by_tar.path(), &view);
         check_disk(by_name.path(), &view);
+    }
+
+    #[test]
+    fn squashed_layers_on_their_base_show_what_all_layers_show(
+        layers in proptest::collection::vec(any_layer(), 1..6),
+        base in 0..6_usize,
+    ) {
+        let base = base % layers.len();
+        let indexes: Vec<_> = layers.iter().map(|changes| Arc::new(written(changes).0.index)).collect();
+        let view = TreeView::new(&indexes);
+        let squashed = SquashedLayer::new(&view, base);
+        let changes = squashed.changes(&InMemory(&layers)).unwrap();
+        let (summary, tar) = written(&changes);
+        prop_assert_eq!(summary.index.layer_id(), squashed.index().unwrap().layer_id());
+        let mut again = TreeView::new(&indexes[..base]);
+        again.push(Arc::new(summary.index));
+        prop_assert_eq!(shown(&again), shown(&view));
+        if is_root() {
+            let folder = tempfile::tempdir().unwrap();
+            let options = options(DirectoryForm::Merged);
+            let tars = layers[..base].iter().map(|changes| written(changes).1);
+            for tar in tars.chain([tar]) {
+                unpack(&tar[..], open(folder.path()), &options, TarLimits::LAYER, &NoLowerLayers)
+                    .unwrap();
+            }
+            check_disk(folder.path(), &view);
+        }
     }
 
     #[test]

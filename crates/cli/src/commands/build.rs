@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use longshore_engine::{
-    BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, HistoryLimits, ModePolicy,
+    Annotation, BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, HistoryLimits, ModePolicy,
     NetworkMode, OutputKind, OutputSpec, Resources,
 };
 use longshore_oci::Reference;
@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::call;
 use crate::args::{BuildArgs, ContextModes, Global, ProgressMode};
 use crate::exit::Exit;
+use crate::output::parse_output;
 use crate::progress::Progress;
 use crate::report::{Usage, build_failure, diagnostics, say};
 use crate::table::out;
-use crate::{cache, config, spec, units};
+use crate::{annotation, cache, config, spec, units};
 
 /// How many steps run at once: most wait for networks and disks more than they compute.
 const JOBS_DEFAULT: usize = 16;
@@ -249,6 +250,7 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
         outputs: outputs(args)?,
         tags,
         annotations: annotations(&args.annotation)?,
+        squash: args.squash,
         jobs: args.jobs.unwrap_or(JOBS_DEFAULT),
         cache_from,
         cache_to: args
@@ -272,24 +274,9 @@ fn pairs(texts: &[String], flag: &str) -> Result<BTreeMap<String, String>> {
     texts.iter().map(split).collect()
 }
 
-/// Annotations of the manifest; those of other documents are not there yet.
-fn annotations(texts: &[String]) -> Result<BTreeMap<String, String>> {
-    let mut annotations = BTreeMap::new();
-    for text in texts {
-        let (name, value) = spec::split_pair(text, "--annotation")?;
-        let name = match name.split_once(':') {
-            Some(("manifest", name)) => name,
-            Some((kind @ ("index" | "manifest-descriptor" | "index-descriptor"), _)) => {
-                return Err(Usage(format!(
-                    "--annotation `{text}`: annotations of an {kind} are not supported yet"
-                ))
-                .into());
-            }
-            _ => name,
-        };
-        annotations.insert(name.to_owned(), value.to_owned());
-    }
-    Ok(annotations)
+fn annotations(texts: &[String]) -> Result<Vec<Annotation>> {
+    let parsed = texts.iter().map(|text| annotation::parse_flag(text));
+    Ok(parsed.collect::<Result<Vec<_>>>()?.concat())
 }
 
 fn network(mode: Option<&str>) -> Result<NetworkMode> {
@@ -351,7 +338,7 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>> {
     let mut outputs = args
         .output
         .iter()
-        .map(|text| spec::parse_output(text))
+        .map(|text| parse_output(text))
         .collect::<Result<Vec<_>>>()?;
     let has_image = outputs
         .iter()

@@ -23,6 +23,8 @@ pub(crate) struct Assembled {
     pub(crate) config_descriptor: Descriptor,
     pub(crate) manifest: Vec<u8>,
     pub(crate) descriptor: Descriptor,
+    /// When the image was made, as its configuration says.
+    pub(crate) created: Option<String>,
 }
 
 /// Makes the configuration and manifest of an image.
@@ -63,6 +65,7 @@ pub(crate) fn assemble(
         config_descriptor: manifest.config,
         manifest: manifest_bytes,
         descriptor,
+        created: config.created,
     })
 }
 
@@ -70,13 +73,16 @@ pub(crate) fn assemble(
 pub(crate) fn index(
     manifests: Vec<Descriptor>,
     oci_media_types: bool,
+    annotations: BTreeMap<String, String>,
 ) -> Result<(Vec<u8>, Descriptor), EngineError> {
     let kind = if oci_media_types {
         media_type::OCI_INDEX
     } else {
         media_type::DOCKER_INDEX
     };
-    let bytes = to_json(&Index::new(kind, manifests))?;
+    let mut index = Index::new(kind, manifests);
+    index.annotations = annotations;
+    let bytes = to_json(&index)?;
     let descriptor = Descriptor::of(kind, &bytes);
     Ok((bytes, descriptor))
 }

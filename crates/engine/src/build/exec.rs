@@ -464,14 +464,13 @@ async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> 
         view,
         active,
     } = root;
-    let (store, epoch) = (Arc::clone(executor.layers()), executor.epoch);
+    let store = Arc::clone(executor.layers());
     spawn_blocking(move || {
         let upper = std::fs::File::open(active.upper_path())?;
         let mut changes = diff_upper(&upper, &view, store.overlay_attributes())?;
         if store.ownership() == Ownership::Ignore {
             keep_owners(&mut changes, &view);
         }
-        super::clamp_times(&mut changes, epoch);
         let index = LayerIndex::of_changes(&changes)?;
         // From now on the layer is its directory. Where an equal one is here already, that is
         // kept, and this one goes: so the changes, which name files in it, are forgotten.

@@ -19,10 +19,10 @@ use tokio::task::spawn_blocking;
 use super::select;
 use crate::context::LocalTree;
 use crate::image::{ImageStore, parse_config};
-use crate::layer::{Layer, LayerKey, LayerStore, RemoteBlob};
+use crate::layer::{BlobForm, Layer, LayerKey, LayerStore, RemoteBlob};
 use crate::remote::Remotes;
 use crate::tree::{RecordedLayer, Tree, identity};
-use crate::{Engine, EngineError, Entitlements, LayerCompression, SecretSource};
+use crate::{Engine, EngineError, Entitlements, SecretSource};
 
 /// A directory of the client's and what is left out of it.
 #[derive(Debug)]
@@ -48,10 +48,9 @@ pub(crate) struct BuildExecutor {
     pub(crate) secrets: BTreeMap<String, SecretSource>,
     pub(crate) ssh_agents: BTreeMap<String, PathBuf>,
     pub(crate) entitlements: Entitlements,
-    /// Vertices whose layers go into the result, and in which form: made as soon as they can be.
-    pub(crate) exported: HashMap<VertexId, LayerCompression>,
-    /// Times of new files are no later than this.
-    pub(crate) epoch: Option<Timestamp>,
+    /// Vertices whose layers go into the result, and in which forms: made as soon as they can
+    /// be.
+    pub(crate) exported: HashMap<VertexId, Vec<BlobForm>>,
     /// Where the layers of this build's base images can be fetched: said by the images
     /// themselves, and so believed before what a record says.
     pub(crate) bases: Mutex<HashMap<LayerKey, Option<RemoteBlob>>>,
@@ -232,7 +231,7 @@ impl BuildExecutor {
 
     /// Begins to write the blobs of a result that will be exported, beside the next steps.
     fn begin_export(&self, vertex: VertexId, outputs: &[Tree]) {
-        let Some(form) = self.exported.get(&vertex).copied() else {
+        let Some(forms) = self.exported.get(&vertex).cloned() else {
             return;
         };
         let Some(Tree::Layers(layers)) = outputs.first() else {
@@ -241,7 +240,12 @@ impl BuildExecutor {
         if let Some(layer) = layers.last().cloned() {
             let store = Arc::clone(self.layers());
             // A failure shows again, and is reported, when the export asks for the blob.
-            tokio::spawn(async move { store.blob(&layer, form, false).await.map(|_| ()) });
+            tokio::spawn(async move {
+                for form in forms {
+                    store.blob_as(&layer, form).await?;
+                }
+                Ok::<_, EngineError>(())
+            });
         }
     }
 }
@@ -377,16 +381,6 @@ impl Executor for BuildExecutor {
             Op::File(_) | Op::Diff => ResourceClass::Cpu,
             Op::Source(Source::Git(_) | Source::Http(_)) => ResourceClass::Network,
             Op::Source(_) | Op::Merge => ResourceClass::None,
-        }
-    }
-
-    fn key_extras(&self, vertex: &Vertex) -> Vec<(String, String)> {
-        match (&vertex.op, self.epoch) {
-            // New files' times are cut off at the epoch, so they are part of what is made.
-            (Op::Exec(_) | Op::File(_), Some(epoch)) => {
-                vec![("epoch".to_owned(), epoch.as_second().to_string())]
-            }
-            _ => Vec::new(),
         }
     }
 }

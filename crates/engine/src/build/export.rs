@@ -3,29 +3,91 @@
 //! Layers go blob to blob; all layers of an image are made at the same time. A name is
 //! given last, when everything that it names is durable.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use longshore_frontend::LoweredPlatform;
+use longshore_frontend::{Lowered, LoweredPlatform};
 use longshore_layers::{
-    Change, Compression, Devices, DirectoryForm, DirectoryOptions, NoLowerLayers, Ownership,
-    WriteOptions, changes_of_view, materialise, write_layer,
+    Change, Compression, Devices, DirectoryForm, DirectoryOptions, Entry, EntryPath, Kind,
+    Metadata, NoLowerLayers, Ownership, WriteOptions, changes_of_view, clamp_changes, materialise,
+    write_layer,
 };
-use longshore_oci::{Descriptor, Reference};
+use longshore_oci::{Descriptor, Platform, Reference};
 use longshore_solver::{CacheKey, CacheRecord};
 use tokio::task::spawn_blocking;
 
 use super::assemble::{Assembled, ImageLayer, assemble, index};
 use super::content::StoredContent;
 use super::remote_cache::{INLINE_ANNOTATION, inline_records};
+use crate::annotation;
 use crate::archive::{ArchiveImage, ArchiveKind, write_directory, write_tar};
-use crate::layer::Layer;
+use crate::layer::{BlobForm, Layer};
 use crate::progress::{ProgressEvent, ProgressSink};
-use crate::{Engine, EngineError, OutputKind, OutputSpec};
+use crate::{
+    Annotation, AnnotationLevel, BuildRequest, Engine, EngineError, OutputKind, OutputSpec,
+};
+
+/// image-spec `annotations.md`: in the index of a layout, as BuildKit writes it.
+const CREATED_ANNOTATION: &str = "org.opencontainers.image.created";
+
+/// The epoch of an output: its own, else the build's.
+fn epoch_of(output: &OutputSpec, platform: &LoweredPlatform) -> Option<i64> {
+    output.epoch_s.or(platform.epoch)
+}
+
+/// What an output wishes the blobs of a platform's layers to be.
+pub(crate) fn blob_form(output: &OutputSpec, platform: &LoweredPlatform) -> BlobForm {
+    BlobForm {
+        compression: output.compression,
+        force: output.force_compression,
+        epoch_s: epoch_of(output, platform).filter(|_| output.rewrite_timestamp.unwrap_or(true)),
+    }
+}
+
+/// That the outputs can be made of what is built, before it is built.
+///
+/// # Errors
+/// When one cannot, and which.
+pub(crate) fn check(request: &BuildRequest, lowered: &Lowered) -> Result<(), EngineError> {
+    let invalid = |text: &str| Err(EngineError::Invalid(text.to_owned()));
+    let platforms: Vec<_> = lowered
+        .platforms
+        .iter()
+        .map(|made| &made.platform)
+        .collect();
+    let has_index = lowered.multi_platform || platforms.len() > 1;
+    for output in &request.outputs {
+        let names = if output.names.is_empty() {
+            &request.tags
+        } else {
+            &output.names
+        };
+        if output.push && names.is_empty() {
+            return invalid("a push needs a name: -t NAME");
+        }
+        let tagged = names.iter().find(|name| name.tag().is_some());
+        if output.push_by_digest
+            && let Some(name) = tagged
+        {
+            return Err(EngineError::Invalid(format!(
+                "push-by-digest moves no tag, and `{name}` has one"
+            )));
+        }
+        if output.kind.is_image() {
+            let annotations = output.annotations.iter().chain(&request.annotations);
+            annotation::check(annotations, &platforms, has_index, output.oci_media_types)?;
+        }
+    }
+    let inline = request.cache_to.iter().any(|target| target.place.is_none());
+    if request.squash && inline {
+        return invalid("an inline cache is of the steps' layers, which --squash leaves out");
+    }
+    Ok(())
+}
 
 /// A platform's result: its layers and what the frontend says of the image.
 #[derive(Debug)]
@@ -46,6 +108,8 @@ pub(crate) struct Exported {
     pub(crate) descriptor: Descriptor,
     /// The configuration of the only platform.
     pub(crate) config: Option<Descriptor>,
+    /// When the youngest platform's image was made.
+    created: Option<String>,
 }
 
 /// What all outputs of a build share.
@@ -55,7 +119,7 @@ pub(crate) struct Exporter<'a> {
     /// An index even for one platform.
     pub(crate) multi_platform: bool,
     pub(crate) tags: &'a [Reference],
-    pub(crate) annotations: &'a BTreeMap<String, String>,
+    pub(crate) annotations: &'a [Annotation],
     pub(crate) progress: &'a dyn ProgressSink,
     pub(crate) lease: &'a longshore_content::Lease,
 }
@@ -91,6 +155,10 @@ impl Exporter<'_> {
         self.progress.emit(ProgressEvent::Note(text));
     }
 
+    fn annotations<'b>(&'b self, output: &'b OutputSpec) -> impl Iterator<Item = &'b Annotation> {
+        output.annotations.iter().chain(self.annotations)
+    }
+
     /// The documents of the image, stored with its layers; nothing names them yet.
     async fn assemble(&self, output: &OutputSpec) -> Result<Exported, EngineError> {
         let mut made = Vec::with_capacity(self.results.len());
@@ -98,14 +166,16 @@ impl Exporter<'_> {
             made.push(self.assemble_platform(output, result).await?);
         }
         let root = self.engine.root().clone();
-        let (multi, oci) = (
-            self.multi_platform || made.len() > 1,
-            output.oci_media_types,
-        );
+        let oci = output.oci_media_types;
+        let index_annotations = |level| annotation::at_level(self.annotations(output), level, None);
+        let in_index = index_annotations(AnnotationLevel::Index);
+        let of_index = index_annotations(AnnotationLevel::IndexDescriptor);
+        let multi = self.multi_platform || made.len() > 1;
         let exported = spawn_blocking(move || {
             for document in made.iter().flat_map(|made| [&made.config, &made.manifest]) {
                 root.blobs().put(document)?;
             }
+            let created = made.iter().filter_map(|made| made.created.clone()).max();
             match (multi, &made[..]) {
                 (false, [only]) => {
                     let mut descriptor = only.descriptor.clone();
@@ -113,17 +183,18 @@ impl Exporter<'_> {
                     Ok::<_, EngineError>(Exported {
                         descriptor,
                         config: Some(only.config_descriptor.clone()),
+                        created,
                     })
                 }
                 _ => {
-                    let (bytes, descriptor) = index(
-                        made.iter().map(|made| made.descriptor.clone()).collect(),
-                        oci,
-                    )?;
+                    let manifests = made.iter().map(|made| made.descriptor.clone()).collect();
+                    let (bytes, mut descriptor) = index(manifests, oci, in_index)?;
+                    descriptor.annotations = of_index;
                     root.blobs().put(&bytes)?;
                     Ok(Exported {
                         descriptor,
                         config: None,
+                        created,
                     })
                 }
             }
@@ -137,10 +208,9 @@ impl Exporter<'_> {
         result: &PlatformResult,
     ) -> Result<Assembled, EngineError> {
         let store = self.engine.layers();
+        let form = blob_form(output, &result.lowered);
         let each = result.layers.iter().map(|layer| async move {
-            let blob = store
-                .blob(layer, output.compression, output.force_compression)
-                .await?;
+            let blob = store.blob_as(layer, form).await?;
             self.lease.add_blobs([&blob.descriptor.digest])?;
             // The image's copy of the blob must be here, also of a base that nothing ran on.
             store.ensure_stored(layer, &blob).await?;
@@ -151,11 +221,11 @@ impl Exporter<'_> {
             })
         });
         let layers = futures_util::future::try_join_all(each).await?;
-        let epoch = result
-            .lowered
-            .epoch
+        let epoch = epoch_of(output, &result.lowered)
             .and_then(|seconds| Timestamp::from_second(seconds).ok());
-        let mut annotations = self.annotations.clone();
+        let platform = Some(&result.lowered.platform);
+        let at_level = |level| annotation::at_level(self.annotations(output), level, platform);
+        let mut annotations = at_level(AnnotationLevel::Manifest);
         let inline = inline_records(
             &result.layers,
             &layers,
@@ -163,57 +233,91 @@ impl Exporter<'_> {
             &result.inline_steps,
         )?;
         annotations.extend(inline.map(|text| (INLINE_ANNOTATION.to_owned(), text)));
-        assemble(
+        let mut assembled = assemble(
             &result.lowered.config,
             &layers,
             output.oci_media_types,
             &annotations,
             epoch,
-        )
+        )?;
+        assembled.descriptor.annotations = at_level(AnnotationLevel::ManifestDescriptor);
+        Ok(assembled)
     }
 
     async fn image(&self, output: &OutputSpec) -> Result<Exported, EngineError> {
         let exported = self.assemble(output).await?;
         let names = self.names(output);
-        let (images, descriptor) = (self.engine.root().images(), exported.descriptor.clone());
         if output.store {
-            let stored = names.clone();
-            spawn_blocking(move || {
-                if stored.is_empty() {
-                    images.add_dangling(&descriptor)?;
-                }
-                for name in &stored {
-                    images.set(&name.to_string(), &descriptor)?;
-                }
-                Ok::<_, EngineError>(())
-            })
-            .await??;
-            for name in &names {
-                self.note(format!("naming to {name}"));
-            }
+            self.store(output, &names, &exported.descriptor).await?;
         }
-        if output.push {
-            if names.is_empty() {
-                return Err(EngineError::Invalid(
-                    "a push needs a name: -t NAME".to_owned(),
-                ));
-            }
-            for name in &names {
-                self.note(format!("pushing {name}"));
-                self.engine
-                    .push_descriptor(&exported.descriptor, name)
-                    .await?;
-            }
+        if output.unpack {
+            self.unpack(&exported.descriptor).await?;
+        }
+        for name in names.iter().filter(|_| output.push) {
+            let target = match output.push_by_digest {
+                true => name
+                    .without_version()
+                    .with_digest(exported.descriptor.digest),
+                false => name.clone(),
+            };
+            self.note(format!("pushing {target}"));
+            self.engine
+                .push_descriptor(&exported.descriptor, &target)
+                .await?;
         }
         Ok(exported)
     }
 
+    /// Names the image in the local store.
+    async fn store(
+        &self,
+        output: &OutputSpec,
+        names: &[Reference],
+        descriptor: &Descriptor,
+    ) -> Result<(), EngineError> {
+        let mut stored = names.to_vec();
+        if output.name_canonical {
+            let canonical =
+                |name: &Reference| name.without_version().with_digest(descriptor.digest);
+            stored.extend(names.iter().map(canonical));
+        }
+        for name in &stored {
+            self.note(format!("naming to {name}"));
+        }
+        let (images, descriptor) = (self.engine.root().images(), descriptor.clone());
+        spawn_blocking(move || {
+            if stored.is_empty() {
+                images.add_dangling(&descriptor)?;
+            }
+            for name in &stored {
+                images.set(&name.to_string(), &descriptor)?;
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// Makes the directories that a container of the image is started from.
+    async fn unpack(&self, descriptor: &Descriptor) -> Result<(), EngineError> {
+        let platforms = self.results.iter().map(|result| &result.lowered.platform);
+        for platform in platforms {
+            self.note(format!("unpacking for {platform}"));
+            self.engine.unpack(descriptor, platform).await?;
+        }
+        Ok(())
+    }
+
     async fn archive(&self, output: &OutputSpec) -> Result<Exported, EngineError> {
         let exported = self.assemble(output).await?;
-        let image = ArchiveImage {
+        let mut image = ArchiveImage {
             descriptor: exported.descriptor.clone(),
             names: self.names(output),
         };
+        if let Some(created) = &exported.created {
+            let annotations = &mut image.descriptor.annotations;
+            let own = annotations.entry(CREATED_ANNOTATION.to_owned());
+            own.or_insert_with(|| created.clone());
+        }
         let kind = if output.kind == OutputKind::Docker {
             ArchiveKind::Docker
         } else {
@@ -235,15 +339,17 @@ impl Exporter<'_> {
 
     /// The only platform's files; of several, each in a directory of its own.
     async fn tar(&self, output: &OutputSpec) -> Result<(), EngineError> {
-        let [result] = self.results else {
-            return Err(EngineError::Invalid(
-                "a tar output is for one platform".to_owned(),
-            ));
-        };
-        let (view, content) = self.files(result).await?;
+        let mut changes = Vec::new();
+        for (folder, result) in self.folders(output) {
+            let files = self.files(output, result).await?;
+            changes.extend(match folder {
+                None => files,
+                Some(folder) => below(&folder, files, epoch_of(output, &result.lowered))?,
+            });
+        }
+        changes.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
         let dest = output.dest.clone();
         spawn_blocking(move || {
-            let changes = changes_of_view(&view, &content).map_err(EngineError::layer("result"))?;
             write_file(dest.as_deref(), |sink| {
                 let options = WriteOptions::new(Compression::None);
                 write_layer(changes, &options, sink).map_err(EngineError::layer("result"))?;
@@ -254,22 +360,21 @@ impl Exporter<'_> {
     }
 
     async fn local(&self, output: &OutputSpec) -> Result<(), EngineError> {
-        let Some(folder) = output.dest.clone() else {
+        let Some(dest) = output.dest.clone() else {
             return Err(EngineError::Invalid(
                 "a local output needs a directory".to_owned(),
             ));
         };
-        for result in self.results {
-            let folder = match self.results.len() {
-                1 if !self.multi_platform => folder.clone(),
-                _ => folder.join(result.lowered.platform.to_string().replace('/', "_")),
-            };
-            let (view, content) = self.files(result).await?;
+        let mut put = HashMap::new();
+        for (folder, result) in self.folders(output) {
+            let changes = self.files(output, result).await?;
+            if folder.is_none() {
+                no_file_twice(&mut put, &changes, &result.lowered.platform)?;
+            }
+            let folder = folder.map_or_else(|| dest.clone(), |folder| dest.join(folder));
             let owners = self.engine.exports_owners();
             spawn_blocking(move || {
                 fs::create_dir_all(&folder).map_err(EngineError::io("make", &folder))?;
-                let changes =
-                    changes_of_view(&view, &content).map_err(EngineError::layer("result"))?;
                 put_files(&changes, &folder, owners)
             })
             .await??;
@@ -277,15 +382,93 @@ impl Exporter<'_> {
         Ok(())
     }
 
+    /// The platforms' results, each with the directory that it gets.
+    fn folders(
+        &self,
+        output: &OutputSpec,
+    ) -> impl Iterator<Item = (Option<String>, &PlatformResult)> {
+        let several = self.multi_platform || self.results.len() > 1;
+        let split = output.platform_split.unwrap_or(several);
+        let folder =
+            |result: &PlatformResult| result.lowered.platform.to_string().replace('/', "_");
+        self.results
+            .iter()
+            .map(move |result| (split.then(|| folder(result)), result))
+    }
+
+    /// All files of a result, none later than the epoch.
     async fn files(
         &self,
+        output: &OutputSpec,
         result: &PlatformResult,
-    ) -> Result<(longshore_layers::TreeView, StoredContent), EngineError> {
+    ) -> Result<Vec<Change>, EngineError> {
         let store = self.engine.layers();
         let view = store.view(&result.layers).await?;
         let content = StoredContent::open(store, &result.layers).await?;
-        Ok((view, content))
+        let epoch_s = epoch_of(output, &result.lowered);
+        spawn_blocking(move || {
+            let mut changes =
+                changes_of_view(&view, &content).map_err(EngineError::layer("result"))?;
+            if let Some(seconds) = epoch_s {
+                clamp_changes(&mut changes, at_second(seconds));
+            }
+            Ok(changes)
+        })
+        .await?
     }
+}
+
+fn at_second(seconds: i64) -> longshore_layers::Timestamp {
+    longshore_layers::Timestamp {
+        seconds,
+        nanoseconds: 0,
+    }
+}
+
+/// Changes in a directory of their own.
+fn below(
+    folder: &str,
+    changes: Vec<Change>,
+    epoch_s: Option<i64>,
+) -> Result<Vec<Change>, EngineError> {
+    let failed = || EngineError::layer::<longshore_layers::EntryPathError>("result");
+    let folder = EntryPath::new(folder).map_err(failed())?;
+    let mut moved = vec![Change::without_content(Entry {
+        path: folder.clone(),
+        kind: Kind::Directory { opaque: false },
+        metadata: Metadata {
+            mode: 0o755,
+            mtime: at_second(epoch_s.unwrap_or(0)),
+            ..Metadata::default()
+        },
+    })];
+    for mut change in changes {
+        let path = &mut change.entry.path;
+        *path = folder.join(path.as_bytes()).map_err(failed())?;
+        if let Kind::Hardlink { target } = &mut change.entry.kind {
+            *target = folder.join(target.as_bytes()).map_err(failed())?;
+        }
+        moved.push(change);
+    }
+    Ok(moved)
+}
+
+/// That no platform's file takes the place of another's.
+fn no_file_twice(
+    put: &mut HashMap<EntryPath, Platform>,
+    changes: &[Change],
+    platform: &Platform,
+) -> Result<(), EngineError> {
+    let is_directory = |change: &&Change| matches!(change.entry.kind, Kind::Directory { .. });
+    for change in changes.iter().filter(|change| !is_directory(change)) {
+        let path = &change.entry.path;
+        if let Some(other) = put.insert(path.clone(), platform.clone()) {
+            return Err(EngineError::Invalid(format!(
+                "`{path}` is there for {other} and for {platform}: not with platform-split=false"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Writes files below a directory: for root with their owners and devices, for others as theirs.

@@ -52,15 +52,13 @@ pub(crate) async fn run(
         });
     }
     let op = op.clone();
-    let epoch = executor.epoch;
     let (changes, index, notices) = spawn_blocking(move || {
         let mut builder = LayerBuilder::new(view, &base_content);
         for (at, action) in op.actions.iter().enumerate() {
             apply(&mut builder, &op, at, action, &sources)?;
         }
         let notices: Vec<String> = builder.notices().iter().map(ToString::to_string).collect();
-        let mut changes = builder.finish();
-        super::clamp_times(&mut changes, epoch);
+        let changes = builder.finish();
         let index = LayerIndex::of_changes(&changes)?;
         Ok::<_, BoxError>((changes, index, notices))
     })

@@ -14,6 +14,7 @@ mod main_context;
 mod remote_cache;
 mod resolver;
 mod select;
+mod squash;
 mod work;
 
 use std::collections::HashMap;
@@ -22,14 +23,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use longshore_dockerfile::diagnostic::Diagnostic;
 use longshore_dockerfile::{Parsed, parse_bytes};
 use longshore_frontend::{
     BuildOptions, CheckReport, LowerError, Lowered, Outline, Problem, Targets,
 };
 use longshore_graph::{Graph, Input, Op, VertexId};
-use longshore_layers::Change;
 use longshore_oci::Descriptor;
 use longshore_solver::{CacheTiers, EventSink, Limits, SolveError, SolveRequest, Solver};
 use tokio_util::sync::CancellationToken;
@@ -45,10 +44,11 @@ use self::inputs::Inputs;
 use self::resolver::Resolver;
 use self::work::Work;
 use crate::builds::{BuildHistory, Recording};
+use crate::layer::BlobForm;
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::remote::Remotes;
 use crate::tree::Tree;
-use crate::{BuildRequest, Engine, EngineError, LayerCompression, OutputKind};
+use crate::{BuildRequest, Engine, EngineError};
 
 pub(crate) use exec::{extra_hosts, rlimit};
 
@@ -227,17 +227,13 @@ impl Engine {
             () = cancel.cancelled() => return Err(BuildError::Canceled),
         };
         let lowered = lowered.map_err(|error| lower_error(&dockerfile, error))?;
+        export::check(request, &lowered)?;
         let lease = Arc::clone(&resolver.lease);
         let images = Arc::clone(&resolver.found);
         let remotes = Arc::clone(&resolver.remotes);
         let executor = Arc::new(BuildExecutor {
             engine: self.clone(),
             exported: exported_vertices(&lowered, request),
-            epoch: lowered
-                .platforms
-                .iter()
-                .find_map(|platform| platform.epoch)
-                .and_then(|s| Timestamp::from_second(s).ok()),
             locals: inputs.locals,
             images,
             lease: Arc::clone(&lease),
@@ -413,33 +409,40 @@ fn lower_error(dockerfile: &Arc<Loaded>, error: LowerError) -> BuildError {
     }
 }
 
-/// The vertices whose layers end in an output as blobs, and in which form.
+/// The vertices whose layers end in outputs as blobs, and in which forms: those with the
+/// files' own times first, for from them the others can be made.
 fn exported_vertices(
     lowered: &Lowered,
     request: &BuildRequest,
-) -> HashMap<VertexId, LayerCompression> {
-    let wants_blobs = |kind: OutputKind| {
-        matches!(
-            kind,
-            OutputKind::Image | OutputKind::Oci | OutputKind::Docker
-        )
-    };
-    let Some(output) = request
-        .outputs
-        .iter()
-        .find(|output| wants_blobs(output.kind))
-    else {
-        return HashMap::new();
-    };
-    let mut exported = HashMap::new();
-    let mut open: Vec<VertexId> = lowered
-        .platforms
-        .iter()
-        .map(|platform| platform.target)
-        .collect();
-    while let Some(id) = open.pop() {
-        if exported.insert(id, output.compression).is_none() {
-            open.extend(layers_below(&lowered.graph, id));
+) -> HashMap<VertexId, Vec<BlobForm>> {
+    let mut exported: HashMap<VertexId, Vec<BlobForm>> = HashMap::new();
+    // Of what is squashed, no part is exported.
+    if request.squash {
+        return exported;
+    }
+    for platform in &lowered.platforms {
+        let outputs = request.outputs.iter();
+        let mut forms: Vec<BlobForm> = outputs
+            .filter(|output| output.kind.is_image())
+            .map(|output| export::blob_form(output, platform))
+            .collect();
+        forms.sort_by_key(|form| form.epoch_s);
+        forms.dedup();
+        if forms.is_empty() {
+            continue;
+        }
+        let mut open = vec![platform.target];
+        while let Some(id) = open.pop() {
+            let known = exported.entry(id).or_default();
+            let new: Vec<BlobForm> = forms
+                .iter()
+                .filter(|form| !known.contains(form))
+                .copied()
+                .collect();
+            if !new.is_empty() {
+                known.extend(new);
+                open.extend(layers_below(&lowered.graph, id));
+            }
         }
     }
     exported
@@ -469,18 +472,5 @@ fn layers_below(graph: &Graph, id: VertexId) -> Vec<VertexId> {
                 .into_iter()
                 .collect()
         }
-    }
-}
-
-/// Cuts the times of what a step made off at the epoch, if there is one.
-fn clamp_times(changes: &mut [Change], epoch: Option<Timestamp>) {
-    let Some(epoch) = epoch else { return };
-    let latest = longshore_layers::Timestamp {
-        seconds: epoch.as_second(),
-        nanoseconds: 0,
-    };
-    for change in changes {
-        let mtime = &mut change.entry.metadata.mtime;
-        *mtime = (*mtime).min(latest);
     }
 }

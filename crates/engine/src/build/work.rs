@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::executor::BuildExecutor;
 use super::export::{Exported, Exporter, PlatformResult};
 use super::remote_cache::{CacheExport, CacheTarget, Plans};
+use super::squash::{squash, squash_history};
 use super::{BuildError, Loaded, layers_below};
 use crate::progress::{GraphEvents, PlannedStep, ProgressEvent, ProgressSink};
 use crate::{BuildRequest, Engine, EngineError};
@@ -93,14 +94,20 @@ impl Work<'_> {
         let mut results = Vec::new();
         for (platform, tree) in self.lowered.platforms.iter().zip(trees?) {
             let layers = self.executor.as_layers(&tree).await;
+            let layers = layers.map_err(|source| EngineError::Layer {
+                layer: "result".to_owned(),
+                source,
+            })?;
             results.push(PlatformResult {
                 lowered: platform.clone(),
-                layers: layers.map_err(|source| EngineError::Layer {
-                    layer: "result".to_owned(),
-                    source,
-                })?,
+                layers,
                 inline_steps: inline_steps.clone(),
             });
+            if self.request.squash
+                && let Some(result) = results.last_mut()
+            {
+                squash_result(self.engine, self.lease, result).await?;
+            }
         }
         let exporter = Exporter {
             engine: self.engine,
@@ -179,6 +186,25 @@ impl Work<'_> {
     fn note(&self, text: String) {
         self.progress.emit(ProgressEvent::Note(text));
     }
+}
+
+/// Makes the layers above the base one.
+async fn squash_result(
+    engine: &Engine,
+    lease: &Lease,
+    result: &mut PlatformResult,
+) -> Result<(), EngineError> {
+    let base = result.lowered.config.rootfs.diff_ids.len();
+    let before = result.layers.len();
+    let layers = std::mem::take(&mut result.layers);
+    result.layers = squash(engine.layers(), layers, base).await?;
+    if result.layers.len() < before {
+        squash_history(&mut result.lowered.config, base);
+        let made = result.layers[base..].iter();
+        let made: Vec<_> = made.map(|layer| layer.key.record_id()).collect();
+        lease.add_layers(&made)?;
+    }
+    Ok(())
 }
 
 /// The error and its causes on one line, none said twice.

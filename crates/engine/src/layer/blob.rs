@@ -49,7 +49,7 @@ impl LayerCompression {
         }
     }
 
-    fn codec(self) -> Compression {
+    pub(super) fn codec(self) -> Compression {
         match self {
             Self::Gzip(level) => Compression::Gzip { level },
             Self::Zstd(level) => Compression::Zstd {
@@ -69,11 +69,11 @@ impl LayerStore {
         wish: LayerCompression,
         force: bool,
     ) -> Result<LayerBlob, EngineError> {
+        let keeps_form = matches!(layer.key, LayerKey::Image { .. }) && !force;
         let mut blobs = layer.blobs.lock().await;
-        if let Some(blob) = blobs.get(&wish) {
+        if let Some(blob) = blobs.get(&(wish, keeps_form)) {
             return Ok(blob.clone());
         }
-        let keeps_form = matches!(layer.key, LayerKey::Image { .. }) && !force;
         let cached = layer.remote().and_then(|remote| remote.cached);
         let is_cached_so = cached.is_some_and(|cached| cached.compression == wish);
         let can_fetch =
@@ -83,7 +83,7 @@ impl LayerStore {
             None if can_fetch => self.fetch(layer).await?,
             None => self.write_blob(layer, wish).await?,
         };
-        blobs.insert(wish, blob.clone());
+        blobs.insert((wish, keeps_form), blob.clone());
         Ok(blob)
     }
 
@@ -112,20 +112,31 @@ impl LayerStore {
                     }));
                 }
             }
-            let label = wish.label();
-            for form in store.root.layers().blobs_of(&diff_id)? {
-                let fits = any_form || form.compression == label;
-                if fits && store.root.blobs().publish(&form.blob)? {
-                    let descriptor = Descriptor::new(form.media_type, form.blob, form.size_bytes);
-                    return Ok(Some(LayerBlob {
-                        descriptor,
-                        diff_id,
-                    }));
-                }
-            }
-            Ok(None)
+            store.find_form(diff_id, (!any_form).then_some(wish))
         })
         .await?
+    }
+
+    /// A blob with this tar stream that is here, in the wished form.
+    pub(super) fn find_form(
+        &self,
+        diff_id: DiffId,
+        wish: Option<LayerCompression>,
+    ) -> Result<Option<LayerBlob>, EngineError> {
+        let label = wish.map(LayerCompression::label);
+        for form in self.root.layers().blobs_of(&diff_id)? {
+            let fits = label
+                .as_ref()
+                .is_none_or(|label| form.compression == *label);
+            if fits && self.root.blobs().publish(&form.blob)? {
+                let descriptor = Descriptor::new(form.media_type, form.blob, form.size_bytes);
+                return Ok(Some(LayerBlob {
+                    descriptor,
+                    diff_id,
+                }));
+            }
+        }
+        Ok(None)
     }
 
     fn diff_id(&self, layer: &Layer) -> Result<Option<DiffId>, EngineError> {
@@ -162,7 +173,7 @@ impl LayerStore {
         match (layer.key, remote.cached) {
             (LayerKey::Image { diff_id, .. }, _) => {
                 self.download(&self.registry, &remote).await?;
-                self.keep_fetched(remote.descriptor, diff_id, "as pulled".to_owned())
+                self.keep_blob(remote.descriptor, diff_id, "as pulled".to_owned())
             }
             (LayerKey::Made(_), Some(cached)) => {
                 let fetched = self.fetch_cached(layer, &remote, cached).await;
@@ -175,7 +186,7 @@ impl LayerStore {
         }
     }
 
-    fn keep_fetched(
+    fn keep_blob(
         &self,
         descriptor: Descriptor,
         diff_id: DiffId,
@@ -231,7 +242,7 @@ impl LayerStore {
             tokio::task::spawn_blocking(move || store.verify_cached(&shared, blob, cached))
                 .await??;
         }
-        self.keep_fetched(descriptor, cached.diff_id, label)
+        self.keep_blob(descriptor, cached.diff_id, label)
     }
 
     fn verify_cached(
@@ -314,7 +325,7 @@ impl LayerStore {
         tokio::task::spawn_blocking(move || store.recompress(&layer, source, wish)).await?
     }
 
-    fn has_directory_only(&self, layer: &Layer) -> Result<bool, EngineError> {
+    pub(super) fn has_directory_only(&self, layer: &Layer) -> Result<bool, EngineError> {
         Ok(matches!(layer.key, LayerKey::Made(_))
             && self.stored_blob(layer)?.is_none()
             && self.snapshots.get(&layer.key.snapshot_id())?.is_some())
@@ -362,7 +373,7 @@ impl LayerStore {
         self.keep(layer, wish, diff_id, tar_bytes, digest, size_bytes)
     }
 
-    fn keep(
+    pub(super) fn keep(
         &self,
         layer: &Layer,
         form: LayerCompression,
@@ -378,25 +389,25 @@ impl LayerStore {
         {
             return Err(EngineError::diff_id(digest, diff_id.0, expected.0));
         }
-        let media_type = form.media_type();
-        self.root
-            .layers()
-            .put_blob(&longshore_content::layers::LayerBlob {
-                diff_id,
-                blob: digest,
-                media_type: media_type.to_owned(),
-                compression: form.label(),
-                size_bytes,
-            })?;
+        let blob = self.keep_form(form, diff_id, digest, size_bytes)?;
         self.note(layer.key, |record| {
             record.diff_id = Some(diff_id);
             record.blob = Some(digest);
             record.tar_bytes = tar_bytes;
         })?;
-        Ok(LayerBlob {
-            descriptor: Descriptor::new(media_type, digest, size_bytes),
-            diff_id,
-        })
+        Ok(blob)
+    }
+
+    /// Notes that a blob is a form of a tar stream.
+    pub(super) fn keep_form(
+        &self,
+        form: LayerCompression,
+        diff_id: DiffId,
+        digest: Digest,
+        size_bytes: u64,
+    ) -> Result<LayerBlob, EngineError> {
+        let descriptor = Descriptor::new(form.media_type(), digest, size_bytes);
+        self.keep_blob(descriptor, diff_id, form.label())
     }
 }
 

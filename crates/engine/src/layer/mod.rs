@@ -14,6 +14,7 @@
 //! below it (parents that its archive leaves out).
 
 mod blob;
+mod dated;
 mod directory;
 mod index;
 mod store;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 pub(crate) use blob::LayerBlob;
+pub(crate) use dated::BlobForm;
 pub(crate) use store::LayerStore;
 
 use crate::LayerCompression;
@@ -132,7 +134,10 @@ pub(crate) struct Layer {
     directory: OnceCell<SnapshotId>,
     /// Held while the blob is fetched, so that it is fetched once.
     fetching: tokio::sync::Mutex<()>,
-    blobs: tokio::sync::Mutex<BTreeMap<LayerCompression, LayerBlob>>,
+    /// By form, and whether another form is as good.
+    blobs: tokio::sync::Mutex<BTreeMap<(LayerCompression, bool), LayerBlob>>,
+    /// Blobs whose times are cut off, by the second.
+    dated: tokio::sync::Mutex<BTreeMap<(i64, LayerCompression), LayerBlob>>,
 }
 
 impl Layer {
@@ -146,6 +151,7 @@ impl Layer {
             directory: OnceCell::new(),
             fetching: tokio::sync::Mutex::default(),
             blobs: tokio::sync::Mutex::default(),
+            dated: tokio::sync::Mutex::default(),
         }
     }
 

@@ -58,11 +58,19 @@ impl LayerStore {
 
     /// A layer that a step of this process made: so far it only names its files.
     pub(crate) fn made(&self, index: LayerIndex, changes: Vec<Change>) -> Arc<Layer> {
+        self.made_at(index, changes, this_second())
+    }
+
+    /// The same, made at a time.
+    pub(crate) fn made_at(
+        &self,
+        index: LayerIndex,
+        changes: Vec<Change>,
+        created: Timestamp,
+    ) -> Arc<Layer> {
         let key = LayerKey::Made(index.layer_id());
         self.forget_promise(key);
-        let layer = self.share(key, |key| {
-            Layer::new(key, this_second(), Some(Arc::new(changes)))
-        });
+        let layer = self.share(key, |key| Layer::new(key, created, Some(Arc::new(changes))));
         // An equal layer may be known already; its index is equal then.
         let _ = layer.index.set(Arc::new(index));
         layer

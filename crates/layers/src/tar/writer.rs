@@ -91,7 +91,7 @@ fn put_whiteout(path: &EntryPath, out: &mut Vec<u8>) -> Result<(), HeaderError> 
 }
 
 /// An empty file that belongs to root and has mode 0 and no time.
-fn put_marker(parent: &EntryPath, name: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put_marker(parent: &EntryPath, name: &[u8], out: &mut Vec<u8>) {
     let path = match parent.is_root() {
         true => name.to_vec(),
         false => [parent.as_bytes(), b"/", name].concat(),
