@@ -14,7 +14,7 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("registry-client", &["oci"]),
     ("solver", &["graph", "oci"]),
     ("frontend", &["dockerfile", "graph", "oci"]),
-    ("snapshot", &[]),
+    ("snapshot", &["layers"]),
     ("registry-server", &["content", "oci"]),
     (
         "engine",

@@ -247,6 +247,11 @@ impl Exported {
         }
     }
 
+    /// Every path, sorted.
+    pub(crate) fn paths(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
+
     /// Every path below a directory, sorted; the busybox base is left out.
     pub(crate) fn below(&self, folder: &str) -> Vec<&str> {
         let prefix = format!("{folder}/");

@@ -28,6 +28,7 @@ mod registry;
 mod remote_cache;
 mod reproducible;
 mod rootless;
+mod rungs;
 mod running;
 mod security;
 mod sources;

@@ -2,10 +2,11 @@
 //!
 //! A user who is not root becomes root of a user namespace, first thing, for every command that
 //! reads or writes the state root: what is unpacked there belongs to ids that exist only in
-//! that namespace. Where there is no such namespace, all that needs no process still works.
+//! that namespace. So does root of a container that may not mount. Where there is no such
+//! namespace, all that needs no process still works, and root may have `chroot` left.
 
 use anyhow::Result;
-use longshore_runner::{Isolation, Mapping, become_root_in_user_namespace};
+use longshore_runner::{Isolation, Mapping, become_root_in_user_namespace, may_mount};
 
 use crate::args::{Cli, Command};
 use crate::config;
@@ -18,31 +19,48 @@ pub(crate) enum Identity {
     #[default]
     AsStarted,
     /// As root of a user namespace that it made.
-    RootOfNamespace(Mapping),
-    /// As an ordinary user, who could not make a namespace.
-    User(String),
+    RootOfNamespace {
+        /// The namespace's ids.
+        mapping: Mapping,
+        /// It was root before, of a container.
+        was_root: bool,
+    },
+    /// As whoever it was, who could not make a namespace.
+    WithoutNamespace {
+        /// Why not.
+        reason: String,
+        /// It is root, of a container.
+        is_root: bool,
+    },
 }
 
 impl Identity {
     /// Why there is no user namespace, where there should be one.
     pub(crate) fn no_user_namespace(&self) -> Option<String> {
         match self {
-            Self::User(why) => Some(why.clone()),
-            Self::AsStarted | Self::RootOfNamespace(_) => None,
+            Self::WithoutNamespace { reason, .. } => Some(reason.clone()),
+            Self::AsStarted | Self::RootOfNamespace { .. } => None,
         }
     }
 
     /// Why the namespace has no other ids than the user's own.
     pub(crate) fn only_own_id(&self) -> Option<&str> {
         match self {
-            Self::RootOfNamespace(Mapping::OwnIdOnly { reason }) => Some(reason),
+            Self::RootOfNamespace {
+                mapping: Mapping::OwnIdOnly { reason },
+                ..
+            } => Some(reason),
             _ => None,
         }
     }
 
     /// Files that are written outside the state root belong to the user.
     pub(crate) fn is_ordinary_user(&self) -> bool {
-        !matches!(self, Self::AsStarted)
+        match self {
+            Self::AsStarted => false,
+            Self::RootOfNamespace { was_root, .. } => !was_root,
+            Self::WithoutNamespace { is_root, .. } => !is_root,
+        }
     }
 }
 
@@ -54,7 +72,8 @@ pub(crate) fn assume(cli: &mut Cli) -> Result<()> {
         command if uses_layers(command) => isolation_of_environment()?,
         _ => return Ok(()),
     };
-    if config::is_root() {
+    let is_root = config::is_root();
+    if is_root && may_mount() {
         return Ok(());
     }
     // Where the state is depends on who asks: it is asked before that changes.
@@ -64,8 +83,14 @@ pub(crate) fn assume(cli: &mut Cli) -> Result<()> {
         return Ok(());
     }
     cli.global.identity = match become_root_in_user_namespace() {
-        Ok(mapping) => Identity::RootOfNamespace(mapping),
-        Err(error) => Identity::User(chain(&error)),
+        Ok(mapping) => Identity::RootOfNamespace {
+            mapping,
+            was_root: is_root,
+        },
+        Err(error) => Identity::WithoutNamespace {
+            reason: chain(&error),
+            is_root,
+        },
     };
     Ok(())
 }

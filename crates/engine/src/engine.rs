@@ -7,9 +7,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use longshore_content::{GcOptions, StateRoot};
+use longshore_graph::CacheSharing;
 use longshore_oci::{Descriptor, Digest, Document, Platform, Reference};
 use longshore_registry_client::{Client, ClientOptions, TransferObserver};
-use longshore_runner::{Isolation, RunError, Runner, RunnerOptions, SandboxRunner};
+use longshore_runner::{Isolation, Runner, RunnerOptions, SandboxRunner};
 use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
 use tokio::task::spawn_blocking;
 
@@ -144,7 +145,11 @@ impl Engine {
     /// When the root cannot be used.
     pub fn open(options: EngineOptions) -> Result<Self, EngineError> {
         let root = StateRoot::open(&options.root)?;
-        let snapshots = Arc::new(OverlaySnapshots::open(root.path())?);
+        // Without namespaces there is nothing to mount in.
+        let snapshots = Arc::new(match options.sandbox.isolation {
+            Isolation::Chroot => OverlaySnapshots::open_copying(root.path())?,
+            _ => OverlaySnapshots::open(root.path())?,
+        });
         snapshots.sweep()?;
         let caches = Client::new(crate::build::cache_client(&options.registry));
         let registry = Client::new(options.registry);
@@ -176,21 +181,18 @@ impl Engine {
         &self.0.registry
     }
 
-    /// What runs processes in root file systems of layers, if anything does.
+    /// What runs processes in root file systems of layers.
     pub(crate) fn runner(&self) -> Result<Arc<dyn Runner>, EngineError> {
-        let chosen = self.chosen()?;
-        let reason = match (chosen.isolation, &chosen.why_not_stronger) {
-            (Isolation::None, None) => "it is switched off (--isolation none)".to_owned(),
-            (Isolation::None, Some(why)) => why.clone(),
-            (Isolation::Chroot, why) => format!(
-                "layers cannot be stacked without mounts, which isolation by chroot goes without{}",
-                why.as_ref()
-                    .map(|why| format!(" ({why})"))
-                    .unwrap_or_default()
-            ),
-            _ => return Ok(Arc::clone(&chosen.runner)),
-        };
-        Err(RunError::NoIsolation { reason }.into())
+        Ok(Arc::clone(&self.chosen()?.runner))
+    }
+
+    /// How a cache can be shared here: where nothing can be mounted, a directory is in one place
+    /// at a time.
+    pub(crate) fn cache_sharing(&self, wanted: CacheSharing) -> Result<CacheSharing, EngineError> {
+        Ok(match (self.chosen()?.isolation, wanted) {
+            (Isolation::Chroot, CacheSharing::Shared) => CacheSharing::Private,
+            _ => wanted,
+        })
     }
 
     /// How processes are isolated here (never [`Isolation::Auto`]), and why not better, where

@@ -50,6 +50,10 @@ pub enum OverlayAttributes {
     Trusted,
     /// `user.overlay.*`, for mounts with `userxattr` in a user namespace.
     User,
+    /// Our own, for layers that are copied and never mounted, where overlay's cannot be made: on
+    /// an overlay file system, or without the right to `trusted.*`. A whiteout is an empty file
+    /// with an attribute.
+    Own,
 }
 
 impl OverlayAttributes {
@@ -58,6 +62,7 @@ impl OverlayAttributes {
         match self {
             Self::Trusted => "trusted.overlay.opaque",
             Self::User => "user.overlay.opaque",
+            Self::Own => "user.longshore.opaque",
         }
     }
 
@@ -66,6 +71,15 @@ impl OverlayAttributes {
         match self {
             Self::Trusted => "trusted.overlay.redirect",
             Self::User => "user.overlay.redirect",
+            Self::Own => "user.longshore.redirect",
+        }
+    }
+
+    /// The attribute of a file that stands for a deletion, where no device does.
+    pub const fn whiteout(self) -> Option<&'static str> {
+        match self {
+            Self::Trusted | Self::User => None,
+            Self::Own => Some("user.longshore.whiteout"),
         }
     }
 
@@ -74,6 +88,7 @@ impl OverlayAttributes {
         match self {
             Self::Trusted => "trusted.overlay.metacopy",
             Self::User => "user.overlay.metacopy",
+            Self::Own => "user.longshore.metacopy",
         }
     }
 }
@@ -439,14 +454,9 @@ impl<'a> DirectoryWriter<'a> {
     ) -> Result<(), DirectoryError> {
         match self.options.form {
             DirectoryForm::Merged => self.clear(parent, path),
-            DirectoryForm::Overlay(_) => rustix::fs::mknodat(
-                parent,
-                path.name(),
-                FileType::CharacterDevice,
-                Mode::empty(),
-                rustix::fs::makedev(0, 0),
-            )
-            .map_err(failed("create the whiteout", path)),
+            DirectoryForm::Overlay(attributes) => {
+                make_whiteout(parent, path, attributes).map_err(failed("create the whiteout", path))
+            }
         }
     }
 
@@ -579,6 +589,21 @@ impl<'a> DirectoryWriter<'a> {
         self.open.push((path.clone(), Arc::clone(&directory)));
         directory
     }
+}
+
+fn make_whiteout(
+    parent: &OwnedFd,
+    path: &EntryPath,
+    attributes: OverlayAttributes,
+) -> rustix::io::Result<()> {
+    let Some(attribute) = attributes.whiteout() else {
+        let (kind, device) = (FileType::CharacterDevice, rustix::fs::makedev(0, 0));
+        return rustix::fs::mknodat(parent, path.name(), kind, Mode::empty(), device);
+    };
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = rustix::fs::openat(parent, path.name(), flags, mode)?;
+    rustix::fs::fsetxattr(file, attribute, b"y", XattrFlags::empty())
 }
 
 /// Directories that the layer needs and does not list, below one that hides the lower

@@ -82,4 +82,4 @@ pub use squash::SquashedLayer;
 pub use tar::{HeaderError, Member, TarError, TarLimits, TarReader, TarReason};
 pub use tree::{Node, ResolveError, Resolved, TreeView, Walk};
 pub use unpack::{IndexedTar, UnpackError, Unpacked, index_of_tar, unpack};
-pub use upper::{DiffError, diff_upper};
+pub use upper::{DiffError, Listing, changes_of_overlay, changes_since, diff_upper};

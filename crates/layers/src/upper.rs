@@ -13,6 +13,7 @@
 //! lower view gives what the mount showed; the result is sorted, and the same each time.
 //! Directories above changes are part of the result, as containerd has them.
 
+mod listing;
 mod scan;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,6 +21,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+pub use self::listing::{Listing, changes_since};
 use self::scan::{Found, FoundKind, scan};
 use crate::directory::OverlayAttributes;
 use crate::fs_at::open_directory;
@@ -65,11 +67,7 @@ pub fn diff_upper(
     attributes: OverlayAttributes,
 ) -> Result<Vec<Change>, DiffError> {
     let root = EntryPath::root();
-    let upper = open_directory(upper, &root).map_err(|source| DiffError::Io {
-        doing: "open",
-        path: root,
-        source,
-    })?;
+    let upper = open_directory(upper, &root).map_err(scan::failed("open", &root))?;
     let upper = Arc::new(upper);
     let found = scan(&upper, attributes)?;
     let mut diff = Diff {
@@ -81,6 +79,57 @@ pub fn diff_upper(
     };
     diff.run()?;
     Ok(diff.changes.into_values().collect())
+}
+
+/// All that a layer's directory in overlay form says, marks and deletions included, so that
+/// the layer can be applied to a tree without being mounted.
+///
+/// # Errors
+/// When the directory cannot be read or was mounted with options that it does not support.
+pub fn changes_of_overlay(
+    directory: impl AsFd,
+    attributes: OverlayAttributes,
+) -> Result<Vec<Change>, DiffError> {
+    let root = EntryPath::root();
+    let directory = open_directory(directory, &root).map_err(scan::failed("open", &root))?;
+    let directory = Arc::new(directory);
+    let found = scan(&directory, attributes)?;
+    Ok(changes_of(&found, &directory, |_| true))
+}
+
+/// What was found, as changes; where nothing stands, `is_whiteout` decides.
+fn changes_of(
+    found: &BTreeMap<EntryPath, Found>,
+    root: &Arc<OwnedFd>,
+    is_whiteout: impl Fn(&EntryPath) -> bool,
+) -> Vec<Change> {
+    let nothing = TreeView::empty();
+    let diff = Diff {
+        first_names: first_names(found),
+        found,
+        upper: Arc::clone(root),
+        lower: &nothing,
+        changes: BTreeMap::new(),
+    };
+    let mut changes = Vec::with_capacity(found.len());
+    for (path, found) in found {
+        let kind = match found.kind {
+            FoundKind::Directory { opaque } => Kind::Directory { opaque },
+            _ => match diff.kind_of(path, found) {
+                Some(kind) => kind,
+                None if is_whiteout(path) => Kind::Whiteout,
+                None => continue,
+            },
+        };
+        let entry = Entry {
+            path: path.clone(),
+            kind,
+            metadata: found.metadata.clone(),
+        };
+        let content = diff.content_of(path, found);
+        changes.push(Change { entry, content });
+    }
+    changes
 }
 
 /// The first name of each file that has several in the upper directory.

@@ -2,6 +2,7 @@
 //!
 //! Kept: `security.capability` and `user.*`. Everything else describes the machine that the
 //! layer was made or is used on: `trusted.*` and `user.overlay.*` steer overlay file systems,
+//! `user.longshore.*` marks what is deleted in a layer's directory,
 //! labels and access lists come from the host's policy. A layer from a stranger that could
 //! set `trusted.overlay.redirect` would choose what a directory shows.
 
@@ -11,6 +12,7 @@ pub(crate) fn is_kept(name: &[u8]) -> bool {
     name == b"security.capability"
         || (name.starts_with(b"user.")
             && !is_overlay(b"user.overlay.")
+            && !is_overlay(b"user.longshore.")
             && !is_overlay(b"user.fuseoverlayfs.")
             && !is_overlay(b"user.containers."))
 }
@@ -28,6 +30,7 @@ mod tests {
             "trusted.overlay.opaque",
             "trusted.x",
             "user.overlay.redirect",
+            "user.longshore.whiteout",
             "user.fuseoverlayfs.opaque",
             "security.selinux",
             "system.posix_acl_access",

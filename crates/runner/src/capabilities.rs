@@ -23,6 +23,13 @@ pub(crate) fn effective() -> CapabilitySet {
     rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |it| it.effective)
 }
 
+/// Whether this process may mount file systems in its namespaces (`CAP_SYS_ADMIN`); what else may
+/// forbid it, only trying tells.
+#[must_use]
+pub fn may_mount() -> bool {
+    effective().contains(CapabilitySet::SYS_ADMIN)
+}
+
 /// How many capabilities the kernel's 64-bit sets can hold.
 pub(crate) const NUMBERS: std::ops::Range<u32> = 0..64;
 

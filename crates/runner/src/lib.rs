@@ -43,6 +43,8 @@ mod io;
 mod isolation;
 mod mountfd;
 mod network;
+mod orphans;
+mod placed;
 mod plan;
 mod planner;
 mod privileges;
@@ -62,6 +64,7 @@ mod user;
 mod userns;
 
 pub use cancel::Cancel;
+pub use capabilities::may_mount;
 pub use error::{ErrorClass, RunError};
 pub use io::{Input, Output, OutputSink, ProcessIo, Stream, WindowSize};
 pub use isolation::{Isolation, UnknownIsolation};

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::RunError;
-use crate::probe::Probe;
+use crate::probe::{Check, Probe};
 use crate::spec::{Limits, Network, Rlimit, Security};
 use crate::status::{Ended, Usage, Warning};
 
@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) stdio: [Option<Stdio>; 3],
     /// Without namespaces and mounts.
     pub(crate) chroot: bool,
+    /// With the caller's `/proc` and processes, where no other `/proc` can be mounted.
+    pub(crate) shares_processes: bool,
     pub(crate) seccomp: Option<FdIndex>,
     pub(crate) device_filter: Option<FdIndex>,
 }
@@ -78,6 +80,8 @@ pub(crate) enum PlannedSource {
         subpath: Option<String>,
         readonly: bool,
         recursive: bool,
+        /// It may be moved to its target where it cannot be mounted there.
+        lent: bool,
     },
     Tmpfs {
         size_bytes: Option<u64>,
@@ -105,6 +109,8 @@ pub(crate) enum Request {
     Run { fds_to_come: usize },
     /// Try out what this machine can do, in this directory.
     Probe { scratch: PathBuf },
+    /// Try to mount a fresh `/proc`.
+    TryProc,
 }
 
 /// Caller to supervisor. Closing the channel kills.
@@ -121,6 +127,7 @@ pub(crate) enum Event {
     Terminal,
     Failed(Failure),
     Probed(Box<Probe>),
+    TriedProc(Check),
     Ended {
         ended: Ended,
         oom: bool,

@@ -87,6 +87,7 @@ pub(crate) fn plan(
         umask: spec.umask & 0o777,
         stdio,
         chroot: false,
+        shares_processes: false,
         seccomp: None,
         device_filter: None,
     };
@@ -173,8 +174,9 @@ fn plan_mount(mount: Mount, fds: &mut Fds) -> Result<PlannedMount, RunError> {
             recursive,
         } => {
             let subpath = subpath.map(|it| utf8(it.into_os_string())).transpose()?;
+            let lent = matches!(source, BindSource::Loan(_));
             let tree = match source {
-                BindSource::Path(path) => {
+                BindSource::Path(path) | BindSource::Loan(path) => {
                     let what = "open the source of a mount";
                     let fd = open_source(&path, OFlags::empty()).setting_up(what, &path)?;
                     Tree::Clone(fds.add(fd))
@@ -187,6 +189,7 @@ fn plan_mount(mount: Mount, fds: &mut Fds) -> Result<PlannedMount, RunError> {
                 subpath,
                 readonly,
                 recursive,
+                lent,
             }
         }
         MountSource::Tmpfs { size_bytes, mode } => PlannedSource::Tmpfs { size_bytes, mode },

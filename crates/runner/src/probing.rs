@@ -65,6 +65,12 @@ pub(crate) fn probe(scratch: &Path) -> Probe {
     probe
 }
 
+/// Tries to mount a fresh `/proc`, which the kernel refuses a user namespace while the one it sees is
+/// covered in parts.
+pub(crate) fn fresh_proc() -> Check {
+    attempt(try_proc)
+}
+
 /// Tries something in a process of its own, which the kernel clears up after.
 fn attempt(what: impl FnOnce() -> io::Result<()>) -> Check {
     match sys::fork() {

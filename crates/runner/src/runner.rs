@@ -27,7 +27,7 @@ use crate::isolation::{self, Isolation, Means};
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, new_file_system};
 use crate::plan::{Command, Event, Request, STAGE_ARGUMENT, STAGE_NAME};
 use crate::planner::{self, Fds, SettingUp as _};
-use crate::probe::Probe;
+use crate::probe::{Check, Probe};
 use crate::seccomp;
 use crate::spec::{ProcessSpec, Security};
 use crate::status::ExitStatus;
@@ -45,6 +45,11 @@ const WINDOW_INTERVAL: Timespec = Timespec {
 };
 /// As much as is quoted of what a supervisor wrote before it vanished.
 const LAST_WORDS_BYTES_MAX: u64 = 2000;
+
+/// Said along with the isolation.
+const SHARED_PROCESSES: &str = "; steps see and signal this container's processes, because its \
+    /proc is masked and no other can be mounted: docker run --security-opt \
+    systempaths=unconfined, or in Kubernetes hostUsers: false with procMount: Unmasked";
 
 /// How a [`SandboxRunner`] is set up.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +70,8 @@ pub struct SandboxRunner {
     stage: Executable,
     isolation: Isolation,
     why_not_stronger: Option<String>,
+    /// Sandboxes have this container's `/proc` and processes.
+    shares_processes: bool,
     seccomp: OnceLock<Option<Vec<u8>>>,
     device_filter: OnceLock<Option<OwnedFd>>,
 }
@@ -98,13 +105,41 @@ impl SandboxRunner {
             cgroup::sweep(&hierarchies);
         }
         let (seccomp, device_filter) = (OnceLock::new(), OnceLock::new());
-        Ok(Self {
+        let mut runner = Self {
             stage,
             isolation,
             why_not_stronger,
+            shares_processes: false,
             seccomp,
             device_filter,
-        })
+        };
+        runner.find_proc()?;
+        Ok(runner)
+    }
+
+    /// Whether sandboxes can have a `/proc` of their own: in a user namespace that is so only
+    /// while nothing covers parts of the one there is.
+    fn find_proc(&mut self) -> Result<(), RunError> {
+        if self.isolation != Isolation::Userns || !proc_is_covered() {
+            return Ok(());
+        }
+        let mut stage = self.start()?;
+        let answer = stage.channel.as_ref().map(|channel| {
+            channel.send(&Request::TryProc, &[])?;
+            channel.receive::<Event>()
+        });
+        match answer {
+            Some(Ok(Received::Message(Event::TriedProc(Check::Works), _))) => Ok(()),
+            Some(Ok(Received::Message(Event::TriedProc(Check::Fails(_)), _))) => {
+                self.shares_processes = true;
+                let why = self.why_not_stronger.get_or_insert_default();
+                why.push_str(SHARED_PROCESSES);
+                Ok(())
+            }
+            _ => Err(RunError::Lost {
+                detail: stage.last_words(),
+            }),
+        }
     }
 
     /// How processes are isolated: never [`Isolation::Auto`].
@@ -211,6 +246,7 @@ impl Runner for SandboxRunner {
         let mut fds = Fds::new();
         let (mut plan, pipes) = planner::plan(spec, &mut io, &mut fds)?;
         plan.chroot = chroot;
+        plan.shares_processes = self.shares_processes;
         if filtered {
             let what = "pass on the filters";
             let program = self.seccomp().map(planner::file_in_memory).transpose();
@@ -311,7 +347,7 @@ impl Stage {
                 self.finish(KILL_GRACE);
                 Err(failure.into())
             }
-            Ok(Some(Event::Terminal | Event::Probed(_)) | None) => {
+            Ok(Some(Event::Terminal | Event::Probed(_) | Event::TriedProc(_)) | None) => {
                 self.finish(Duration::ZERO);
                 Err(RunError::Lost {
                     detail: self.last_words(),
@@ -632,6 +668,13 @@ impl Terminal {
             let _refused = tcsetwinsize(&self.fd, theirs);
         }
     }
+}
+
+/// Whether something is mounted on parts of `/proc`, as containers do to hide them.
+fn proc_is_covered() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    places.any(|place| place.starts_with("/proc/"))
 }
 
 /// Reads what is there; `true` at the end.

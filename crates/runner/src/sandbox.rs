@@ -70,6 +70,8 @@ pub(crate) struct Trees {
     pub(crate) cgroups: Cgroups,
     /// The host's `/sys`, for where none can be mounted.
     pub(crate) sys: Option<OwnedFd>,
+    /// The host's `/proc`, for where none can be mounted.
+    pub(crate) proc: Option<OwnedFd>,
 }
 
 /// What `/sys/fs/cgroup` will be.
@@ -109,7 +111,7 @@ fn build(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Failure> {
     let root = it.root();
     let identity = it.resolve_user(root)?;
 
-    let proc = it.mount_proc(root)?;
+    let proc = it.mount_proc(root, &mut trees)?;
     let dev = it.mount_dev(root)?;
     let sys = it.mount_sys(root, &mut trees)?;
     it.mount_all(root, &staging, &mut trees)?;
@@ -144,6 +146,7 @@ pub(crate) fn enter_chroot(
         fds,
         cgroups: Cgroups::AsTheyAre,
         sys: None,
+        proc: None,
     };
     let Err(failure) = build_chroot(&builder, movable);
     // As above.
@@ -181,6 +184,7 @@ struct MovableTrees {
     fds: Vec<Option<OwnedFd>>,
     cgroups: Cgroups,
     sys: Option<OwnedFd>,
+    proc: Option<OwnedFd>,
 }
 
 impl MovableTrees {
@@ -204,6 +208,7 @@ impl Builder {
             fds,
             cgroups: trees.cgroups,
             sys: trees.sys,
+            proc: trees.proc,
         };
         (
             Self {
@@ -272,9 +277,13 @@ impl Builder {
         user::resolve(&self.plan.user, &passwd, &group).map_err(failed)
     }
 
-    fn mount_proc(&self, root: Root<'_>) -> Result<OwnedFd, Failure> {
-        let proc = new_file_system("proc", &[], NOSUID_NODEV_NOEXEC).doing_at("mount", "/proc");
-        let proc = proc.map_err(explain_proc)?;
+    fn mount_proc(&self, root: Root<'_>, trees: &mut MovableTrees) -> Result<OwnedFd, Failure> {
+        let proc = match trees.proc.take() {
+            Some(host) => host,
+            None => new_file_system("proc", &[], NOSUID_NODEV_NOEXEC)
+                .doing_at("mount", "/proc")
+                .map_err(explain_proc)?,
+        };
         self.attach_at(root, proc.as_fd(), "proc")?;
         Ok(proc)
     }

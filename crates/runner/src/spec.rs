@@ -154,6 +154,10 @@ impl std::fmt::Debug for Secret {
 pub enum BindSource {
     /// A path outside the sandbox, trusted: links in it are followed.
     Path(PathBuf),
+    /// As `Path`, but a file or directory that is the caller's alone and on the root file system's
+    /// disk: where nothing can be mounted, it is moved into the root file system and back. Whoever
+    /// is killed meanwhile loses it.
+    Loan(PathBuf),
     /// An open file or directory (`O_PATH` is enough) of the caller's mount namespace.
     Fd(OwnedFd),
     /// A detached mount, moved into the sandbox.

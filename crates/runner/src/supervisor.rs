@@ -25,8 +25,9 @@ use rustix::process::{
 
 use crate::cgroup::{self, Groups, Hierarchies};
 use crate::channel::{Channel, Received};
-use crate::chroot::{self, Furniture};
+use crate::chroot::Furniture;
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, clone_tree, restrict};
+use crate::orphans;
 use crate::plan::{
     Command, Doing as _, Event, Failure, FdIndex, Go, Note, Plan, PlannedSource, Request,
     STAGE_ARGUMENT, STAGE_NAME, Stub, Tree,
@@ -72,6 +73,7 @@ fn supervise(channel: &Channel) -> io::Result<()> {
 fn run(channel: &Channel) -> Result<Event, Failure> {
     match receive_request(channel).doing("receive the plan")? {
         Requested::Probe(scratch) => Ok(Event::Probed(Box::new(probing::probe(&scratch)))),
+        Requested::TryProc => Ok(Event::TriedProc(probing::fresh_proc())),
         Requested::Run(plan, fds) => run_plan(channel, *plan, fds),
     }
 }
@@ -79,6 +81,7 @@ fn run(channel: &Channel) -> Result<Event, Failure> {
 enum Requested {
     Run(Box<Plan>, Vec<Option<OwnedFd>>),
     Probe(PathBuf),
+    TryProc,
 }
 
 fn run_plan(
@@ -97,6 +100,10 @@ fn run_plan(
     let mut groups = Groups::new(&hierarchies, &name, &plan.limits, &mut warnings);
     let devices_filtered = filter_devices(&plan, &fds, &hierarchies, (&mut groups, &name));
     let trees = open_trees(&plan, &mut fds, &hierarchies)?;
+    let shares_processes = plan.shares_processes;
+    if shares_processes {
+        orphans::adopt()?;
+    }
 
     let (notes, to_supervisor) = Channel::pair().doing("make a channel")?;
     let (cloned, in_group) = sys::clone_process(namespaces(&plan, &hierarchies), groups.unified())
@@ -121,7 +128,12 @@ fn run_plan(
                 groups,
                 warnings,
             };
-            sandbox.watch(channel, !in_group)
+            let event = sandbox.watch(channel, !in_group);
+            if shares_processes {
+                // No process namespace ends with its first process.
+                orphans::kill();
+            }
+            event
         }
     }
 }
@@ -140,8 +152,8 @@ fn run_in_chroot(
         &plan.limits,
         &mut warnings,
     );
-    let furniture = Furniture::put(rootfs.as_fd(), &plan)?;
-    chroot::adopt_orphans()?;
+    let furniture = Furniture::put(rootfs.as_fd(), &plan, &mut fds)?;
+    orphans::adopt()?;
     let (notes, to_supervisor) = Channel::pair().doing("make a channel")?;
     let (cloned, _) = sys::clone_process(0, None).doing("start a process")?;
     let process = match cloned {
@@ -159,7 +171,7 @@ fn run_in_chroot(
         warnings,
     }
     .watch(channel, false);
-    chroot::kill_orphans();
+    orphans::kill();
     furniture
         .remove()
         .doing("take away what was put into the root file system")?;
@@ -173,6 +185,7 @@ fn receive_request(channel: &Channel) -> io::Result<Requested> {
             Received::Message(Request::Probe { scratch }, _) => {
                 return Ok(Requested::Probe(scratch));
             }
+            Received::Message(Request::TryProc, _) => return Ok(Requested::TryProc),
             Received::Message(Request::Run { fds_to_come }, more) => {
                 fds.extend(more.into_iter().map(Some));
                 if fds_to_come == 0 {
@@ -207,8 +220,10 @@ fn run_name() -> String {
 }
 
 fn namespaces(plan: &Plan, hierarchies: &Hierarchies) -> i32 {
-    let mut flags =
-        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if !plan.shares_processes {
+        flags |= libc::CLONE_NEWPID;
+    }
     if plan.network == Network::None {
         flags |= libc::CLONE_NEWNET;
     }
@@ -283,11 +298,16 @@ fn open_trees(
         let sys = open_sys(plan.security).doing_at("clone the mount of", "/sys")?;
         (Cgroups::AsTheyAre, Some(sys))
     };
+    let proc = match plan.shares_processes {
+        true => Some(open_proc().doing_at("clone the mount of", "/proc")?),
+        false => None,
+    };
     Ok(sandbox::Trees {
         rootfs,
         binds,
         cgroups,
         sys,
+        proc,
     })
 }
 
@@ -327,6 +347,11 @@ fn open_cgroups(hierarchies: &Hierarchies, security: Security) -> io::Result<Cgr
         trees.push((controller.clone(), tree));
     }
     Ok(Cgroups::Old(trees))
+}
+
+/// The `/proc` that is there, with what covers parts of it.
+fn open_proc() -> io::Result<OwnedFd> {
+    clone_tree(File::open("/proc")?.as_fd(), true)
 }
 
 /// The host's `/sys`, for a user namespace whose network is not its own: the kernel lets it mount no

@@ -12,13 +12,17 @@ use std::process::{Command, Stdio};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{WaitOptions, getegid, geteuid, getpid, waitpid};
 
+use rustix::thread::CapabilitySet;
+
+use crate::capabilities;
 use crate::probe::{find_program, ranges_of, user_name};
 use crate::sys::{self, Cloned};
 
 /// How much of the ids of an ordinary machine the namespace has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mapping {
-    /// The user's own id as root, and a range of subordinate ids as all others.
+    /// The user's own id as root, and a range of subordinate ids as all others; or, for root, the
+    /// same ids inside as outside.
     Range {
         /// How many user ids there are.
         uids: u64,
@@ -46,7 +50,8 @@ pub struct UserNamespaceError {
 /// belongs to it.
 ///
 /// To be called from `main` while the process has one thread, after
-/// [`init_if_requested`](crate::init_if_requested), by a process that is not root.
+/// [`init_if_requested`](crate::init_if_requested), by a process that is not root, or by root of a
+/// container that may not mount.
 ///
 /// # Errors
 /// When the machine forbids user namespaces; the error says what would allow them.
@@ -109,6 +114,10 @@ struct Helper {
 impl Helper {
     /// Starts it, if there is something to map and something to map with.
     fn prepare((uid, gid): (u32, u32)) -> Result<Self, String> {
+        let may_map = CapabilitySet::SETUID | CapabilitySet::SETGID;
+        if uid == 0 && capabilities::effective().contains(may_map) {
+            return Self::prepare_for_root();
+        }
         let name = user_name(uid).unwrap_or_default();
         let [uids, gids] = ["/etc/subuid", "/etc/subgid"].map(|file| {
             let ranges = ranges_of(&fs::read_to_string(file).unwrap_or_default(), &name, uid);
@@ -124,10 +133,35 @@ impl Helper {
             (program("newgidmap")?, map_arguments(&target, gid, &gids)),
         ];
         let count = |ranges: &[(u32, u32)]| ranges.iter().map(|(_, it)| u64::from(*it)).sum();
-        Self::start(&commands, (count(&uids), count(&gids))).map_err(|error| error.to_string())
+        let counts = (count(&uids), count(&gids));
+        Self::start(|| run_all(&commands), counts).map_err(|error| error.to_string())
     }
 
-    fn start(commands: &[(PathBuf, Vec<String>); 2], (uids, gids): (u64, u64)) -> io::Result<Self> {
+    /// Who may set any id may map any: all that there are here, each as itself.
+    fn prepare_for_root() -> Result<Self, String> {
+        let target = getpid().as_raw_nonzero();
+        let mut counts = [0; 2];
+        let mut maps = Vec::new();
+        for (kind, count) in ["uid_map", "gid_map"].into_iter().zip(&mut counts) {
+            let own = fs::read_to_string(format!("/proc/self/{kind}"));
+            let (map, ids) = identity_map(&own.map_err(|error| error.to_string())?);
+            // Root's own id is counted with the user's.
+            *count = ids.saturating_sub(1);
+            maps.push((format!("/proc/{target}/{kind}"), map));
+        }
+        let write = || {
+            maps.iter().try_for_each(|(path, map)| {
+                fs::write(path, map).map_err(|error| format!("{path}: {error}"))
+            })
+        };
+        Self::start(write, counts.into()).map_err(|error| error.to_string())
+    }
+
+    /// `map` is done by the process outside, when it is told to.
+    fn start(
+        map: impl FnOnce() -> Result<(), String>,
+        (uids, gids): (u64, u64),
+    ) -> io::Result<Self> {
         let (mut told, go) = io::pipe()?;
         let (answer, mut say) = io::pipe()?;
         match sys::fork()? {
@@ -135,7 +169,7 @@ impl Helper {
                 drop((go, answer));
                 let mut word = [0];
                 let wanted = told.read(&mut word).is_ok_and(|count| count == 1);
-                let result = if wanted { run_all(commands) } else { Ok(()) };
+                let result = if wanted { map() } else { Ok(()) };
                 // If nobody listens, nobody wants to know.
                 let _gone = say.write_all(result.err().unwrap_or_default().as_bytes());
                 sys::exit_now(0)
@@ -168,6 +202,26 @@ impl Helper {
             (Err(error), _) => Err(error.to_string()),
         }
     }
+}
+
+/// Every id of this namespace as itself, and how many there are. The last of all possible ids is left
+/// out: a namespace that has them all looks like the machine's own.
+fn identity_map(own: &str) -> (String, u64) {
+    let mut ids = 0;
+    let mut map = String::new();
+    for line in own.lines() {
+        let mut fields = line.split_whitespace();
+        let (Some(first), Some(count)) = (fields.next(), fields.nth(1)) else {
+            continue;
+        };
+        let count = count
+            .parse::<u64>()
+            .unwrap_or_default()
+            .min(u64::from(u32::MAX) - 1);
+        map.push_str(&format!("{first} {first} {count}\n"));
+        ids += count;
+    }
+    (map, ids)
 }
 
 /// `PID 0 OWN 1`, then the ranges one after the other from 1 on.
@@ -240,6 +294,14 @@ mod tests {
     fn ranges_follow_one_another_from_1_on() {
         let arguments = map_arguments("77", 1000, &[(100_000, 65_536), (300_000, 10)]).join(" ");
         assert_eq!(arguments, "77 0 1000 1 1 100000 65536 65537 300000 10");
+    }
+
+    #[test]
+    fn root_s_ids_are_the_same_inside_and_never_all() {
+        let (map, ids) = identity_map("         0          0 4294967295\n");
+        assert_eq!((map.as_str(), ids), ("0 0 4294967294\n", 4_294_967_294));
+        let (map, ids) = identity_map("0 1000 1\n1 100000 65536\n");
+        assert_eq!((map.as_str(), ids), ("0 0 1\n1 1 65536\n", 65_537));
     }
 
     #[test]

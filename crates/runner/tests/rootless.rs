@@ -14,8 +14,9 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
 use longshore_runner::{
-    Cancel, Isolation, Mapping, Network, ProcessIo, ProcessSpec, Rootfs, RunError, Runner as _,
-    RunnerOptions, SandboxRunner, become_root_in_user_namespace, conformance,
+    BindSource, Cancel, Isolation, Mapping, Mount, MountSource, Network, ProcessIo, ProcessSpec,
+    Rootfs, RunError, Runner as _, RunnerOptions, SandboxRunner, Secret,
+    become_root_in_user_namespace, conformance,
 };
 
 /// A user that no machine has.
@@ -256,6 +257,83 @@ fn play_container(root: &Path) {
         run(&as_app, "id -u; id -g").unwrap(),
         (0, "1000\n1000\n".to_owned())
     );
+    let lent = root.with_file_name("lent");
+    fs::create_dir_all(lent.join("sub")).unwrap();
+    fs::write(lent.join("sub/before"), "kept").unwrap();
+    let loan = |target: &str, subpath: Option<&str>| Mount {
+        target: target.to_owned(),
+        source: MountSource::Bind {
+            source: BindSource::Loan(lent.clone()),
+            subpath: subpath.map(PathBuf::from),
+            readonly: false,
+            recursive: false,
+        },
+    };
+    let secret = || Mount {
+        target: "/run/secrets/token".to_owned(),
+        source: MountSource::File {
+            contents: Secret(b"word".to_vec()),
+            mode: 0o400,
+            uid: 1000,
+            gid: 1000,
+        },
+    };
+    let tmpfs = |target: &str| Mount {
+        target: target.to_owned(),
+        source: MountSource::Tmpfs {
+            size_bytes: None,
+            mode: 0o1777,
+        },
+    };
+    let with_mounts = |spec: &mut ProcessSpec| {
+        spec.mounts = vec![
+            loan("/srv/cache/deep", Some("sub")),
+            secret(),
+            tmpfs("/srv/hosts.d"),
+        ];
+    };
+    let script = "cat /srv/cache/deep/before /run/secrets/token; ls -ln /run/secrets | grep -c '1000 *1000'; \
+        echo new > /srv/cache/deep/after; echo x > /srv/hosts.d/x";
+    assert_eq!(
+        run(&with_mounts, script).unwrap(),
+        (0, "keptword1\n".to_owned())
+    );
+    assert_eq!(fs::read_to_string(lent.join("sub/after")).unwrap(), "new\n");
+    // Whatever the process does to the places themselves, what was lent comes back.
+    for (script, comes_back) in [
+        (
+            "mv /srv/cache /moved; mkdir -p /srv/cache/deep; rm -r /srv/cache",
+            true,
+        ),
+        (
+            "mv /srv/cache/deep /srv/cache/other; echo file > /srv/cache/deep; rm -r /srv/cache/deep",
+            true,
+        ),
+        ("rm -r /srv/cache /run/secrets /srv/hosts.d", false),
+    ] {
+        let status = run(&with_mounts, script).unwrap();
+        assert_eq!(status, (0, String::new()), "{script}");
+        assert_eq!(lent.join("sub/before").exists(), comes_back, "{script}");
+        for left in ["moved", "srv/cache", "srv/hosts.d", "srv"] {
+            let _absent = fs::remove_dir_all(root.join(left));
+        }
+    }
+    fs::remove_dir_all(&lent).unwrap();
+    let beside: Vec<_> = fs::read_dir(root.parent().unwrap()).unwrap().collect();
+    assert_eq!(beside.len(), 1, "{beside:?}");
+    let of_the_machine = |spec: &mut ProcessSpec| {
+        spec.mounts = vec![Mount {
+            target: "/here".to_owned(),
+            source: MountSource::Bind {
+                source: BindSource::Path("/etc".into()),
+                subpath: None,
+                readonly: true,
+                recursive: true,
+            },
+        }];
+    };
+    let refused = run(&of_the_machine, "true").unwrap_err();
+    assert!(refused.to_string().contains("`/here`"), "{refused}");
     let without_network = |spec: &mut ProcessSpec| spec.network = Network::None;
     assert!(matches!(
         run(&without_network, "true"),

@@ -54,6 +54,18 @@ impl Claim {
         self.directory.join("snapshot/fs")
     }
 
+    /// A directory beside the snapshot that may be there or not.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// An empty tree in place of the one there was.
+    pub(crate) fn empty_tree(&self) -> Result<(), SnapshotError> {
+        let tree = self.tree();
+        self.trash.delete(&tree)?;
+        fs::create_dir_all(&tree).at("create", &tree)
+    }
+
     /// A new empty directory beside the snapshot, on the same file system.
     ///
     /// A `volatile` overlay marks its work directory, and refuses one that is marked: after a crash

@@ -14,13 +14,14 @@ use crate::{ActiveSnapshot, RootFs, SnapshotDir, SnapshotError, SnapshotId, Snap
 /// # Panics
 /// When the contract is broken.
 pub fn run(new_store: &dyn Fn() -> Box<dyn Snapshotter>) {
-    let checks: [fn(&dyn Snapshotter); 10] = [
+    let checks: [fn(&dyn Snapshotter); 11] = [
         pending_is_invisible_until_committed,
         dropped_work_leaves_nothing,
         committing_an_existing_id_keeps_the_first,
         layers_are_stacked_lowest_first,
         changes_go_to_the_upper_directory_only,
         a_committed_root_file_system_is_a_layer,
+        steps_stand_on_one_another,
         no_parents_give_an_empty_root,
         a_root_file_system_can_be_used_again,
         what_is_in_use_cannot_be_removed,
@@ -74,10 +75,14 @@ fn layers_are_stacked_lowest_first(store: &dyn Snapshotter) {
     let view = must(store.view(&[low.id().clone(), high.id().clone()]));
     let contents = ["a", "b", "c"].map(|name| read(&view.path().join(name)));
     assert_eq!(contents, ["low", "high", "high"]);
-    assert!(
-        fs::write(view.path().join("a"), "").is_err(),
-        "a view is read-only"
+    let written = fs::write(view.path().join("a"), "").is_ok();
+    assert_eq!(
+        read(&low.path().join("a")),
+        "low",
+        "a view is read-only or a copy"
     );
+    let other = must(store.view(&[low.id().clone()]));
+    assert_eq!(read(&other.path().join("a")), "low", "written: {written}");
     let view = must(store.view(&[low.id().clone()]));
     assert_eq!(names(&view.path()), ["a", "b"], "one layer is a view too");
 }
@@ -99,10 +104,9 @@ fn changes_go_to_the_upper_directory_only(store: &dyn Snapshotter) {
     must(fs::create_dir(root.path("dir")));
     drop(root);
 
-    let upper = active.upper_path();
+    let upper = must(active.collect());
     assert_eq!(names(upper), ["added", "changed", "deleted", "dir"]);
-    let whiteout = must(fs::symlink_metadata(upper.join("deleted")));
-    assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0);
+    assert!(is_whiteout(&upper.join("deleted")));
     assert_eq!(
         read(&base.path().join("changed")),
         "1",
@@ -138,10 +142,42 @@ fn a_committed_root_file_system_is_a_layer(store: &dyn Snapshotter) {
     );
 }
 
+fn steps_stand_on_one_another(store: &dyn Snapshotter) {
+    let base = layer(store, "base1", &[("count", "0"), ("linked", "0")]);
+    must(fs::hard_link(
+        base.path().join("linked"),
+        base.path().join("link"),
+    ));
+    let mut stack = vec![base.id().clone()];
+    for step in 1..=3 {
+        let mut active = must(store.prepare(&stack));
+        let root = Root::of(&mut active);
+        assert_eq!(read(&root.path("count")), (step - 1).to_string());
+        write(&root.path("count"), &step.to_string());
+        write(&root.path("linked"), &step.to_string());
+        drop(root);
+        let top = must(store.commit(active, &id(&format!("step{step}"))));
+        stack.push(top.id().clone());
+        // What comes between two steps is seen by the second.
+        let copied = layer(store, &format!("copied{step}"), &[("between", "x")]);
+        stack.push(copied.id().clone());
+    }
+    for (at, expected) in [(1, "0"), (3, "1"), (5, "2"), (7, "3")] {
+        let view = must(store.view(&stack[..at]));
+        let seen = ["count", "linked"].map(|name| read(&view.path().join(name)));
+        assert_eq!(seen, [expected, expected], "{at} layers");
+    }
+    // An earlier stack again, while a later one may still be at hand.
+    let mut active = must(store.prepare(&stack[..2]));
+    let root = Root::of(&mut active);
+    assert_eq!(read(&root.path("count")), "1");
+    assert!(!root.path("between").exists());
+}
+
 fn no_parents_give_an_empty_root(store: &dyn Snapshotter) {
     let mut active = must(store.prepare(&[]));
     write(&Root::of(&mut active).path("file"), "1");
-    assert_eq!(names(active.upper_path()), ["file"]);
+    assert_eq!(names(must(active.collect())), ["file"]);
     let view: View = must(store.view(&[]));
     assert!(names(&view.path()).is_empty());
 }
@@ -154,7 +190,14 @@ fn a_root_file_system_can_be_used_again(store: &dyn Snapshotter) {
     assert_eq!(read(&second.path("b")), "2");
     write(&second.path("c"), "3");
     drop(second);
-    assert_eq!(names(active.upper_path()), ["b", "c"]);
+    assert_eq!(names(must(active.collect())), ["b", "c"]);
+    must(fs::remove_file(Root::of(&mut active).path("b")));
+    let upper = must(active.collect());
+    let shown: Vec<_> = names(upper)
+        .into_iter()
+        .filter(|name| !is_whiteout(&upper.join(name)))
+        .collect();
+    assert_eq!(shown, ["c"], "also after it was collected once");
 }
 
 fn what_is_in_use_cannot_be_removed(store: &dyn Snapshotter) {
@@ -215,6 +258,16 @@ fn layer(store: &dyn Snapshotter, name: &str, files: &[(&str, &str)]) -> Snapsho
         write(&pending.path().join(file), content);
     }
     must(pending.commit())
+}
+
+fn is_whiteout(path: &Path) -> bool {
+    let metadata = must(fs::symlink_metadata(path));
+    let marked = || {
+        let mut value = [0; 8];
+        rustix::fs::lgetxattr(path, "user.longshore.whiteout", &mut value).is_ok()
+    };
+    (metadata.file_type().is_char_device() && metadata.rdev() == 0)
+        || (metadata.is_file() && metadata.len() == 0 && marked())
 }
 
 fn id(name: &str) -> SnapshotId {

@@ -37,6 +37,15 @@ pub enum SnapshotError {
         #[source]
         source: io::Error,
     },
+    /// Layers could not be copied together, or what changed in a copy could not be told.
+    #[error("cannot {action}")]
+    Copy {
+        /// What was being done.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A file operation failed.
     #[error("cannot {action} `{}`", path.display())]
     Io {
@@ -65,10 +74,25 @@ impl SnapshotError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::NotFound { .. } | Self::InUse { .. } => ErrorClass::Internal,
-            Self::TooManyLayers { .. } | Self::Mount { .. } | Self::Io { .. } => {
-                ErrorClass::Environment
-            }
+            Self::TooManyLayers { .. }
+            | Self::Mount { .. }
+            | Self::Copy { .. }
+            | Self::Io { .. } => ErrorClass::Environment,
         }
+    }
+}
+
+/// Adds the action to a failed copy.
+pub(crate) trait CopyContext<T> {
+    fn copying(self, action: &'static str) -> Result<T, SnapshotError>;
+}
+
+impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> CopyContext<T> for Result<T, E> {
+    fn copying(self, action: &'static str) -> Result<T, SnapshotError> {
+        self.map_err(|source| SnapshotError::Copy {
+            action,
+            source: source.into(),
+        })
     }
 }
 

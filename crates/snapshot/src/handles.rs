@@ -7,9 +7,10 @@ use rustix::fs::{CWD, Gid, Mode, OFlags, Timestamps, Uid, chown, openat, utimens
 use rustix::io::Errno;
 
 use crate::claim::Claim;
+use crate::copied::{self, CopiedRoot};
 use crate::error::{IoContext as _, SnapshotError};
 use crate::overlay::{LAYERS_MAX, OverlayMarks, Stack};
-use crate::store::{OverlaySnapshots, Pinned};
+use crate::store::{OverlaySnapshots, Owners, Pinned};
 use crate::{RootFs, SnapshotId};
 
 /// A committed snapshot: one layer, as a directory in the form overlay expects of an upper
@@ -69,12 +70,14 @@ impl Pending {
 }
 
 /// A root file system that can be written to: layers, and above them an empty directory that takes
-/// the changes. Dropping it deletes the changes.
+/// the changes; or a copy of the layers, from which the changes are told. Dropping it deletes the
+/// changes.
 #[derive(Debug)]
 pub struct ActiveSnapshot {
     pub(crate) claim: Claim,
     pub(crate) parents: Vec<Pinned>,
     pub(crate) marks: OverlayMarks,
+    pub(crate) copied: Option<CopiedRoot>,
     upper: PathBuf,
 }
 
@@ -92,8 +95,21 @@ impl ActiveSnapshot {
             claim,
             parents,
             marks,
+            copied: None,
             upper,
         })
+    }
+
+    /// The same, around a copy of the layers.
+    pub(crate) fn around_copy(
+        claim: Claim,
+        parents: Vec<Pinned>,
+        marks: OverlayMarks,
+        copied: CopiedRoot,
+    ) -> Result<Self, SnapshotError> {
+        let mut active = Self::new(claim, parents, marks)?;
+        active.copied = Some(copied);
+        Ok(active)
     }
 
     /// The layers below, lowest first.
@@ -101,14 +117,27 @@ impl ActiveSnapshot {
         self.parents.iter().map(Pinned::id)
     }
 
-    /// The directory that takes the changes, in overlay's form. It is complete whenever no process
-    /// runs in the root file system.
+    /// The directory that takes the changes, in overlay's form. Around a copy it is empty before
+    /// [`collect`](Self::collect).
     #[must_use]
     pub fn upper_path(&self) -> &Path {
         &self.upper
     }
 
-    /// The root file system: a fresh detached mount, or, with no layers below, a directory.
+    /// Brings all changes into the directory that takes them, and returns it. No process may run in
+    /// the root file system any more.
+    ///
+    /// # Errors
+    /// When the changes of a copy cannot be told, or copied.
+    pub fn collect(&mut self) -> Result<&Path, SnapshotError> {
+        if let Some(copied) = &mut self.copied {
+            copied.collect(&self.claim)?;
+        }
+        Ok(&self.upper)
+    }
+
+    /// The root file system: a fresh detached mount, or, with no layers below or around a copy, a
+    /// directory.
     ///
     /// Call it once per process to run, one after the other: what a mount that is still in use
     /// writes is undefined in the next.
@@ -116,6 +145,9 @@ impl ActiveSnapshot {
     /// # Errors
     /// When the kernel refuses the mount.
     pub fn rootfs(&mut self) -> Result<RootFs, SnapshotError> {
+        if let Some(copied) = &mut self.copied {
+            return Ok(RootFs::Path(copied.hand_out().to_owned()));
+        }
         if self.parents.is_empty() {
             return Ok(RootFs::Path(self.upper.clone()));
         }
@@ -127,16 +159,36 @@ impl ActiveSnapshot {
     }
 }
 
-/// Layers as one read-only tree.
+/// Layers as one tree to read.
 #[derive(Debug)]
 pub struct View {
     parents: Vec<Pinned>,
     empty: PathBuf,
     marks: OverlayMarks,
     directory: OwnedFd,
+    /// Where the copy is, if it is one.
+    copy: Option<Claim>,
 }
 
 impl View {
+    /// A copy of the layers, which goes with the view.
+    pub(crate) fn copied(
+        claim: Claim,
+        parents: Vec<Pinned>,
+        marks: OverlayMarks,
+        owners: Owners,
+    ) -> Result<Self, SnapshotError> {
+        let tree = claim.tree();
+        copied::apply(&parents, &tree, marks, owners)?;
+        Ok(Self {
+            parents,
+            marks,
+            directory: open_dir(&tree)?,
+            empty: tree,
+            copy: Some(claim),
+        })
+    }
+
     pub(crate) fn new(
         parents: Vec<Pinned>,
         empty: PathBuf,
@@ -152,6 +204,7 @@ impl View {
             empty,
             marks,
             directory,
+            copy: None,
         })
     }
 
@@ -170,11 +223,14 @@ impl View {
     }
 
     /// A fresh detached read-only mount of the same tree, to be given away; with no layers, an
-    /// empty directory.
+    /// empty directory, and of a copy, its directory.
     ///
     /// # Errors
     /// When the kernel refuses the mount.
     pub fn rootfs(&self) -> Result<RootFs, SnapshotError> {
+        if let Some(claim) = &self.copy {
+            return Ok(RootFs::Path(claim.tree()));
+        }
         mount_view(&self.parents, &self.empty, self.marks)
     }
 }
@@ -195,7 +251,7 @@ fn mount_view(
     mount(&lowers, None, marks).map(RootFs::Mount)
 }
 
-fn mount(
+pub(crate) fn mount(
     lowers: &[OwnedFd],
     upper: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     marks: OverlayMarks,
@@ -238,7 +294,7 @@ fn open_at(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, SnapshotError
 
 /// The root directory is always the upper one's: without this, mode and owner of `/` would change
 /// with every layer.
-fn copy_root_metadata(from: &Path, to: &Path) -> Result<(), SnapshotError> {
+pub(crate) fn copy_root_metadata(from: &Path, to: &Path) -> Result<(), SnapshotError> {
     let stat = rustix::fs::stat(from).at("read", from)?;
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     match chown(to, Some(uid), Some(gid)) {

@@ -2,7 +2,9 @@
 //!
 //! A *snapshot* is one layer as a directory, in the form overlay gives its upper directory. A
 //! *root file system* is a list of snapshots, mounted on one another when a process needs it, and
-//! not before. Mounts are detached: none is ever visible in the file system tree.
+//! not before. Mounts are detached: none is ever visible in the file system tree. Where no overlay
+//! can be mounted, a root file system is a copy of its layers, and its changes are what differs from
+//! them afterwards.
 //!
 //! ```no_run
 //! use longshore_snapshot::{OverlaySnapshots, SnapshotId, Snapshotter as _};
@@ -25,6 +27,7 @@
 
 mod claim;
 pub mod conformance;
+mod copied;
 mod error;
 mod handles;
 mod id;
@@ -41,7 +44,7 @@ pub use error::{ErrorClass, SnapshotError};
 pub use handles::{ActiveSnapshot, Pending, SnapshotDir, View};
 pub use id::{InvalidSnapshotId, SNAPSHOT_ID_BYTES_MAX, SnapshotId};
 pub use overlay::OverlayMarks;
-pub use store::{OverlaySnapshots, Owners};
+pub use store::{OverlaySnapshots, Owners, Stacking};
 
 /// Keeps layers as directories and makes root file systems of them.
 ///
@@ -74,10 +77,10 @@ pub trait Snapshotter: Send + Sync {
     /// A writable root file system on these layers; on none, an empty directory.
     ///
     /// # Errors
-    /// When a parent does not exist, or there are too many.
+    /// When a parent does not exist, there are too many, or they cannot be copied.
     fn prepare(&self, parents: &[SnapshotId]) -> Result<ActiveSnapshot, SnapshotError>;
 
-    /// These layers as one tree, to read.
+    /// These layers as one tree, to read: read-only, or a copy that is nobody else's.
     ///
     /// # Errors
     /// When a parent does not exist, there are too many, or the kernel refuses the mount.
@@ -86,7 +89,7 @@ pub trait Snapshotter: Send + Sync {
     /// Keeps the changes of a root file system as a snapshot. No process may run in it any more.
     ///
     /// # Errors
-    /// When a rename fails; the changes are lost then.
+    /// When a rename fails, or the changes cannot be told; they are lost then.
     fn commit(&self, active: ActiveSnapshot, id: &SnapshotId)
     -> Result<SnapshotDir, SnapshotError>;
 

@@ -43,6 +43,8 @@ pub enum OverlayMarks {
     Trusted,
     /// `user.overlay.*`: for root of a user namespace (`userxattr`).
     User,
+    /// Our own, where the kernel's cannot be made: such layers are copied, never mounted.
+    Own,
 }
 
 impl OverlayMarks {
@@ -52,8 +54,20 @@ impl OverlayMarks {
         match self {
             Self::Trusted => "trusted.overlay.opaque",
             Self::User => "user.overlay.opaque",
+            Self::Own => "user.longshore.opaque",
         }
     }
+}
+
+/// Whether an error says that overlays cannot be mounted here at all: they are forbidden, not built
+/// in, or the file system below cannot carry them (or, though open, has no path). Any other is
+/// worth telling.
+pub(crate) fn is_unavailable(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [Errno::PERM, Errno::ACCESS, Errno::NODEV, Errno::NOENT]
+        .iter()
+        .any(|errno| code == Some(errno.raw_os_error()))
+        || is_unknown_option(error)
 }
 
 /// What is mounted on what.

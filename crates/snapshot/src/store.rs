@@ -10,29 +10,37 @@
 //!     lock
 //!     snapshot/fs/            what is being unpacked, or takes the changes
 //!     work/                   overlay's own
+//!     root/                   a copy of the layers, see copied.rs
 //!   trash/<random>/           see trash.rs
 //!   empty/                    the layer that has nothing
 //! ```
 //!
 //! What is on disk of a layer depends on who unpacked it: root of the machine (`snapshots`), root
-//! of a user namespace with its own marks and ids (`snapshots-user`), or of one with a single id,
-//! to whom all files belong (`snapshots-own`). Each sees its own, and never another's.
+//! of a user namespace with its own ids (`snapshots-user`), or of one with a single id, to whom all
+//! files belong (`snapshots-own`); and where the kernel's marks cannot be made, on our own
+//! (`snapshots-copied…`). Each sees its own, and never another's.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 use crate::claim::{self, Claim};
+use crate::copied::{CopiedRoot, Warm};
 use crate::error::{IoContext as _, SnapshotError};
-use crate::handles::{ActiveSnapshot, Pending, SnapshotDir, View, open_dir};
-use crate::overlay::{LAYERS_MAX, OverlayMarks};
+use crate::handles::{ActiveSnapshot, Pending, SnapshotDir, View, mount, open_dir};
+use crate::overlay::{self, LAYERS_MAX, OverlayMarks};
 use crate::state::{Boot, State, mark_synced};
 use crate::trash::Trash;
 use crate::{SnapshotId, Snapshotter, Swept};
+
+/// linux/magic.h
+const OVERLAYFS_SUPER_MAGIC: rustix::fs::FsWord = 0x794c_7630;
 
 /// The overlay [`Snapshotter`]. Clones are the same store; several processes may have it open.
 #[derive(Debug, Clone)]
@@ -42,6 +50,17 @@ pub struct OverlaySnapshots {
     boot: Boot,
     marks: OverlayMarks,
     owners: Owners,
+    stacking: Arc<OnceLock<(Stacking, Option<String>)>>,
+    warm: Arc<Mutex<Vec<Warm>>>,
+}
+
+/// How root file systems are made of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stacking {
+    /// Overlay mounts them on one another.
+    Overlay,
+    /// They are copied into one directory.
+    Copy,
 }
 
 /// Whom the files of a snapshot can belong to.
@@ -72,13 +91,37 @@ impl Pinned {
 }
 
 impl OverlaySnapshots {
-    /// Opens the store in a directory, making it if need be.
+    /// The same store, whose root file systems are copies even where overlay could be mounted.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn open_copying(root: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
+        let store = Self::open(root)?;
+        // Nobody else has it yet.
+        let _first = store.stacking.set((Stacking::Copy, None));
+        Ok(store)
+    }
+
+    /// Opens the store in a directory, making it if need be. Whether overlay can be mounted there
+    /// is found out when the first root file system is wanted.
     ///
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
         let root = root.into();
-        let (marks, owners) = (OverlayMarks::of_this_process(), Owners::of_this_process());
+        let owners = Owners::of_this_process();
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&root).at("create", &root)?;
+        let marks = OverlayMarks::of_this_process(&root)?;
+        Self::open_with(root, marks, owners)
+    }
+
+    fn open_with(
+        root: PathBuf,
+        marks: OverlayMarks,
+        owners: Owners,
+    ) -> Result<Self, SnapshotError> {
         let snapshots = directory_of(marks, owners);
         for directory in ["", snapshots, "work", "trash", "empty"] {
             let directory = root.join(directory);
@@ -96,7 +139,79 @@ impl OverlaySnapshots {
             boot: Boot::current()?,
             marks,
             owners,
+            stacking: Arc::default(),
+            warm: Arc::default(),
         })
+    }
+
+    /// How root file systems are made here, and why they are copies if overlay was tried.
+    ///
+    /// # Errors
+    /// When nothing can be made in the store.
+    pub fn stacking(&self) -> Result<(Stacking, Option<&str>), SnapshotError> {
+        if self.stacking.get().is_none() {
+            let found = match self.try_overlay() {
+                Ok(()) => (Stacking::Overlay, None),
+                Err(SnapshotError::Mount { source, .. }) if overlay::is_unavailable(&source) => {
+                    tracing::info!(%source, "root file systems will be copies");
+                    (Stacking::Copy, Some(source.to_string()))
+                }
+                Err(other) => return Err(other),
+            };
+            // Whoever was faster found the same.
+            let _known = self.stacking.set(found);
+        }
+        let found = self.stacking.get();
+        Ok(found.map_or((Stacking::Overlay, None), |(stacking, why)| {
+            (*stacking, why.as_deref())
+        }))
+    }
+
+    fn try_overlay(&self) -> Result<(), SnapshotError> {
+        if self.marks == OverlayMarks::Own {
+            let source = Errno::OPNOTSUPP.into();
+            return Err(SnapshotError::Mount { layers: 1, source });
+        }
+        let claim = Claim::new(&self.root, Arc::clone(&self.trash))?;
+        let (upper, work) = (open_dir(&claim.tree())?, open_dir(&claim.fresh("work")?)?);
+        let empty = open_dir(&self.root.join("empty"))?;
+        let dirs = Some((upper.as_fd(), work.as_fd()));
+        mount(&[empty], dirs, self.marks).map(drop)
+    }
+
+    /// A copy of the layers: one that this process made before and that lacks some of them at the
+    /// most, or a new one.
+    fn prepare_copy(&self, parents: Vec<Pinned>) -> Result<ActiveSnapshot, SnapshotError> {
+        let ids: Vec<SnapshotId> = parents.iter().map(|it| it.id().clone()).collect();
+        let warm = {
+            let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+            Warm::take_longest(&mut warm, &ids)
+        };
+        let (claim, have) = match warm {
+            Some(warm) => (warm.claim, warm.layers.len()),
+            None => (Claim::new(&self.root, Arc::clone(&self.trash))?, 0),
+        };
+        claim.empty_tree()?;
+        let copied = CopiedRoot::make(&claim, &parents, have, self.marks, self.owners)?;
+        ActiveSnapshot::around_copy(claim, parents, self.marks, copied)
+    }
+
+    /// Keeps a copy whose changes have become a layer: the next step often stands on just that.
+    fn keep_warm(&self, active: ActiveSnapshot, id: &SnapshotId) {
+        let mut layers: Vec<SnapshotId> = active.parents().cloned().collect();
+        layers.push(id.clone());
+        let warm = Warm {
+            layers,
+            claim: active.claim,
+        };
+        let mut kept = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        Warm::keep(&mut kept, warm);
+    }
+
+    /// Whether layers can hold device nodes here.
+    #[must_use]
+    pub fn makes_devices(&self) -> bool {
+        makes_devices()
     }
 
     /// Whom the files of this store's layers can belong to.
@@ -216,20 +331,32 @@ impl Snapshotter for OverlaySnapshots {
 
     fn prepare(&self, parents: &[SnapshotId]) -> Result<ActiveSnapshot, SnapshotError> {
         let parents = self.pin_all(parents)?;
+        if !parents.is_empty() && self.stacking()?.0 == Stacking::Copy {
+            return self.prepare_copy(parents);
+        }
         let claim = Claim::new(&self.root, Arc::clone(&self.trash))?;
         ActiveSnapshot::new(claim, parents, self.marks)
     }
 
     fn view(&self, parents: &[SnapshotId]) -> Result<View, SnapshotError> {
+        if self.stacking()?.0 == Stacking::Copy {
+            let claim = Claim::new(&self.root, Arc::clone(&self.trash))?;
+            return View::copied(claim, self.pin_all(parents)?, self.marks, self.owners);
+        }
         View::new(self.pin_all(parents)?, self.root.join("empty"), self.marks)
     }
 
     fn commit(
         &self,
-        active: ActiveSnapshot,
+        mut active: ActiveSnapshot,
         id: &SnapshotId,
     ) -> Result<SnapshotDir, SnapshotError> {
-        self.publish(&active.claim, id.clone())
+        active.collect()?;
+        let committed = self.publish(&active.claim, id.clone())?;
+        if active.copied.is_some() {
+            self.keep_warm(active, id);
+        }
+        Ok(committed)
     }
 
     fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
@@ -294,7 +421,23 @@ fn directory_of(marks: OverlayMarks, owners: Owners) -> &'static str {
         (OverlayMarks::Trusted, _) => "snapshots",
         (OverlayMarks::User, Owners::All) => "snapshots-user",
         (OverlayMarks::User, Owners::OwnOnly) => "snapshots-own",
+        (OverlayMarks::Own, Owners::All) if has_all_ids() => "snapshots-copied",
+        (OverlayMarks::Own, Owners::All) => "snapshots-copied-user",
+        (OverlayMarks::Own, Owners::OwnOnly) => "snapshots-copied-own",
     }
+}
+
+pub(crate) fn makes_devices() -> bool {
+    has_all_ids() && has_capability(CapabilitySet::MKNOD)
+}
+
+fn has_capability(capability: CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|it| it.effective.contains(capability))
+}
+
+/// Whether ids here are those of the machine (or of a container that has all of them).
+fn has_all_ids() -> bool {
+    ids_mapped().split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn is_root() -> bool {
@@ -307,14 +450,17 @@ fn ids_mapped() -> String {
 }
 
 impl OverlayMarks {
-    /// The kernel lets only root of the machine itself use `trusted.*`.
-    fn of_this_process() -> Self {
-        let whole = ids_mapped().split_whitespace().eq(["0", "0", "4294967295"]);
-        if whole && is_root() {
-            Self::Trusted
-        } else {
-            Self::User
-        }
+    /// The kernel lets only root of the machine itself use `trusted.*`, and in a container only one
+    /// that may administer the system. An overlay file system takes no marks of another.
+    fn of_this_process(root: &Path) -> Result<Self, SnapshotError> {
+        let file_system = rustix::fs::statfs(root).at("read the file system of", root)?;
+        let administers = has_capability(CapabilitySet::SYS_ADMIN);
+        Ok(match has_all_ids() && is_root() {
+            _ if file_system.f_type == OVERLAYFS_SUPER_MAGIC => Self::Own,
+            true if administers => Self::Trusted,
+            true => Self::Own,
+            false => Self::User,
+        })
     }
 }
 
@@ -326,5 +472,24 @@ impl Owners {
         } else {
             Self::All
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_with_our_own_marks_conform() {
+        let temp = tempfile::tempdir().unwrap();
+        let count = std::cell::Cell::new(0);
+        crate::conformance::run(&|| {
+            count.set(count.get() + 1);
+            let root = temp.path().join(count.get().to_string());
+            let owners = Owners::of_this_process();
+            let store = OverlaySnapshots::open_with(root, OverlayMarks::Own, owners).unwrap();
+            assert_eq!(store.stacking().unwrap().0, Stacking::Copy);
+            Box::new(store)
+        });
     }
 }

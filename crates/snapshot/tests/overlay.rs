@@ -1,4 +1,4 @@
-//! The overlay snapshotter: the conformance suite, and what is its own.
+//! The snapshotter, by overlay and by copies: the conformance suite, and what is its own.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use longshore_snapshot::{
-    OverlaySnapshots, RootFs, SnapshotError, SnapshotId, Snapshotter as _, conformance,
+    OverlaySnapshots, RootFs, SnapshotError, SnapshotId, Snapshotter as _, Stacking, conformance,
 };
 
 /// Set in the copies of this test that play another process; names the store.
@@ -50,6 +50,92 @@ fn privileged_overlay_snapshots_conform() {
         count.set(count.get() + 1);
         Box::new(OverlaySnapshots::open(temp.path().join(count.get().to_string())).unwrap())
     });
+}
+
+#[test]
+fn copied_snapshots_conform() {
+    let temp = tempfile::tempdir().unwrap();
+    let count = std::cell::Cell::new(0);
+    conformance::run(&|| {
+        count.set(count.get() + 1);
+        let root = temp.path().join(count.get().to_string());
+        Box::new(OverlaySnapshots::open_copying(root).unwrap())
+    });
+}
+
+#[test]
+fn privileged_overlay_is_chosen_where_it_can_be_mounted() {
+    if !is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let store = OverlaySnapshots::open(temp.path()).unwrap();
+    assert_eq!(store.stacking().unwrap(), (Stacking::Overlay, None));
+    // Upon an overlay there can be no other.
+    layers(&store, 1);
+    let mut active = store.prepare(&[id("layer0")]).unwrap();
+    let RootFs::Mount(mount) = active.rootfs().unwrap() else {
+        panic!("not mounted");
+    };
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&mount);
+    let above = OverlaySnapshots::open(format!("/proc/self/fd/{fd}/store")).unwrap();
+    let (stacking, why) = above.stacking().unwrap();
+    assert!(stacking == Stacking::Copy && why.is_some(), "{stacking:?}");
+    layers(&above, 2);
+    let view = above.view(&[id("layer0"), id("layer1")]).unwrap();
+    assert_eq!(fs::read_to_string(view.path().join("all")).unwrap(), "1");
+}
+
+#[test]
+fn privileged_copies_keep_owners_modes_links_and_attributes() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown};
+    if !is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let store = OverlaySnapshots::open_copying(temp.path()).unwrap();
+    let pending = store.begin(&id("base")).unwrap();
+    let base = |name: &str| pending.path().join(name);
+    fs::create_dir(base("dir")).unwrap();
+    for name in ["program", "dir/file"] {
+        fs::write(base(name), name).unwrap();
+    }
+    fs::hard_link(base("program"), base("dir/again")).unwrap();
+    chown(base("dir"), Some(5), Some(6)).unwrap();
+    chown(base("program"), Some(7), Some(8)).unwrap();
+    fs::set_permissions(base("program"), fs::Permissions::from_mode(0o6755)).unwrap();
+    fs::set_permissions(base("dir"), fs::Permissions::from_mode(0o1770)).unwrap();
+    std::os::unix::fs::symlink("program", base("link")).unwrap();
+    lchown(base("link"), Some(9), Some(9)).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(base("program"), "user.note", b"kept", flags).unwrap();
+    pending.commit().unwrap();
+
+    let mut active = store.prepare(&[id("base")]).unwrap();
+    let RootFs::Path(root) = active.rootfs().unwrap() else {
+        panic!("not a copy");
+    };
+    let facts = |name: &str| {
+        let found = fs::symlink_metadata(root.join(name)).unwrap();
+        (found.uid(), found.gid(), found.mode() & 0o7777)
+    };
+    assert_eq!(facts("dir"), (5, 6, 0o1770));
+    assert_eq!(facts("program"), (7, 8, 0o6755));
+    assert_eq!((facts("link").0, facts("link").1), (9, 9));
+    let inode = |name: &str| fs::metadata(root.join(name)).unwrap().ino();
+    assert_eq!(inode("program"), inode("dir/again"));
+    let original = store.get(&id("base")).unwrap().unwrap();
+    let copied = fs::metadata(original.path().join("program")).unwrap().ino();
+    assert_ne!(inode("program"), copied, "nothing is shared with the layer");
+    let mut value = [0; 8];
+    let size = rustix::fs::getxattr(root.join("program"), "user.note", &mut value).unwrap();
+    assert_eq!(&value[..size], b"kept");
+    // And so does what has changed.
+    fs::write(root.join("dir/file"), "changed").unwrap();
+    let upper = active.collect().unwrap();
+    let found = fs::metadata(upper.join("dir")).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o7777), (5, 0o1770));
+    assert!(!upper.join("program").exists());
 }
 
 #[test]

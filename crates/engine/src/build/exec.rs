@@ -12,7 +12,7 @@ use longshore_runner::{
     BindSource, Cancel, Ended, ExtraHost, Limits, MountSource, Network, ProcessIo, ProcessSpec,
     Rlimit, Rootfs, Runner, Secret, Security, Stream,
 };
-use longshore_snapshot::{ActiveSnapshot, RootFs, Snapshotter as _, View};
+use longshore_snapshot::{ActiveSnapshot, RootFs, Snapshotter as _, Stacking, View};
 use longshore_solver::{BoxError, LogStream, StepContext};
 use tokio::task::spawn_blocking;
 
@@ -256,11 +256,12 @@ async fn add_mount(
                 None => None,
             };
             let caches = CacheDirectories::new(&executor.engine);
+            let sharing = executor.engine.cache_sharing(*sharing)?;
             let cache = caches
-                .hold(id, *sharing, *mode, *owner, seed, &ctx.cancel)
+                .hold(id, sharing, *mode, *owner, seed, &ctx.cancel)
                 .await?;
             let source = MountSource::Bind {
-                source: BindSource::Path(cache.path().to_owned()),
+                source: BindSource::Loan(cache.path().to_owned()),
                 subpath: subpath(&mount.selector),
                 readonly: mount.readonly,
                 recursive: false,
@@ -313,6 +314,8 @@ async fn bind(
     };
     let parents = store.directories(&layers).await?;
     let snapshots = Arc::clone(store.snapshots());
+    // A copy is this step's alone.
+    let is_copy = snapshots.stacking()?.0 == Stacking::Copy;
     let root = if mount.readonly {
         let view = spawn_blocking(move || snapshots.view(&parents)).await??;
         let root = view.rootfs()?;
@@ -325,6 +328,7 @@ async fn bind(
         root
     };
     let source = match root {
+        RootFs::Path(path) if is_copy => BindSource::Loan(path),
         RootFs::Path(path) => BindSource::Path(path),
         RootFs::Mount(fd) => BindSource::Mount(fd),
     };
@@ -462,11 +466,11 @@ async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> 
     let Root {
         layers,
         view,
-        active,
+        mut active,
     } = root;
     let store = Arc::clone(executor.layers());
     spawn_blocking(move || {
-        let upper = std::fs::File::open(active.upper_path())?;
+        let upper = std::fs::File::open(active.collect()?)?;
         let mut changes = diff_upper(&upper, &view, store.overlay_attributes())?;
         if store.ownership() == Ownership::Ignore {
             keep_owners(&mut changes, &view);

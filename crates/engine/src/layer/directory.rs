@@ -168,6 +168,7 @@ impl LayerStore {
         match self.snapshots.marks() {
             OverlayMarks::Trusted => OverlayAttributes::Trusted,
             OverlayMarks::User => OverlayAttributes::User,
+            OverlayMarks::Own => OverlayAttributes::Own,
         }
     }
 
@@ -183,7 +184,7 @@ impl LayerStore {
     pub(crate) fn directory_options(&self, form: DirectoryForm) -> DirectoryOptions {
         let mut options = DirectoryOptions::new(form);
         options.ownership = self.ownership();
-        if self.snapshots.marks() == OverlayMarks::User {
+        if !self.snapshots.makes_devices() {
             options.devices = Devices::Skip;
         }
         options

@@ -71,7 +71,7 @@ pub(super) fn scan(
     Ok(all)
 }
 
-fn failed<E: Into<io::Error>>(
+pub(super) fn failed<E: Into<io::Error>>(
     doing: &'static str,
     path: &EntryPath,
 ) -> impl FnOnce(E) -> DiffError {
@@ -88,7 +88,24 @@ fn scan_directory(
     path: &EntryPath,
     attributes: OverlayAttributes,
 ) -> Result<Vec<(EntryPath, Found)>, DiffError> {
-    let directory = open_directory(upper, path).map_err(failed("open the directory", path))?;
+    let (directory, names) = names_in(upper, path)?;
+    names
+        .par_chunks(NAMES_PER_JOB)
+        .flat_map_iter(|names| names.iter())
+        .map(|name| {
+            let path = path_of(path, name)?;
+            let found = inspect(&directory, name, &path, Some(attributes))?;
+            Ok((path, found))
+        })
+        .collect()
+}
+
+/// The directory at `path`, open, and the names in it.
+pub(super) fn names_in(
+    root: &OwnedFd,
+    path: &EntryPath,
+) -> Result<(OwnedFd, Vec<CString>), DiffError> {
+    let directory = open_directory(root, path).map_err(failed("open the directory", path))?;
     let mut names = Vec::new();
     let list = Dir::read_from(&directory).map_err(failed("list", path))?;
     for entry in list {
@@ -98,23 +115,20 @@ fn scan_directory(
             names.push(name.to_owned());
         }
     }
-    names
-        .par_chunks(NAMES_PER_JOB)
-        .flat_map_iter(|names| names.iter())
-        .map(|name| {
-            let joined = path.join(name.as_bytes()).map_err(io::Error::other);
-            let path = joined.map_err(failed("list", path))?;
-            let found = inspect(&directory, name, &path, attributes)?;
-            Ok((path, found))
-        })
-        .collect()
+    Ok((directory, names))
 }
 
-fn inspect(
+pub(super) fn path_of(directory: &EntryPath, name: &CString) -> Result<EntryPath, DiffError> {
+    let joined = directory.join(name.as_bytes()).map_err(io::Error::other);
+    joined.map_err(failed("list", directory))
+}
+
+/// Without `attributes`, marks mean nothing.
+pub(super) fn inspect(
     directory: &OwnedFd,
     name: &CString,
     path: &EntryPath,
-    attributes: OverlayAttributes,
+    attributes: Option<OverlayAttributes>,
 ) -> Result<Found, DiffError> {
     let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(failed("inspect", path))?;
@@ -126,13 +140,17 @@ fn inspect(
         ..Metadata::default()
     };
     let file_type = FileType::from_raw_mode(stat.st_mode);
-    let mut opaque = false;
+    let mut found = Attributes::default();
     if matches!(file_type, FileType::RegularFile | FileType::Directory) {
-        let found = read_attributes(directory, name, path, attributes)?;
-        (metadata.xattrs, opaque) = (found.kept, found.opaque);
+        found = read_attributes(directory, name, path, attributes)?;
+        metadata.xattrs = std::mem::take(&mut found.kept);
     }
+    let kind = match found.whiteout && file_type == FileType::RegularFile {
+        true => FoundKind::Nothing,
+        false => kind_of(directory, name, path, &stat, found.opaque)?,
+    };
     Ok(Found {
-        kind: kind_of(directory, name, path, &stat, opaque)?,
+        kind,
         metadata,
         stamp: FileStamp::of(&stat),
         has_names: stat.st_nlink > 1,
@@ -175,6 +193,7 @@ fn kind_of(
 struct Attributes {
     kept: BTreeMap<Vec<u8>, Vec<u8>>,
     opaque: bool,
+    whiteout: bool,
 }
 
 /// Reads through `/proc` instead of opening the file, which may lack permission.
@@ -182,7 +201,7 @@ fn read_attributes(
     directory: &OwnedFd,
     name: &CString,
     path: &EntryPath,
-    overlay: OverlayAttributes,
+    marks: Option<OverlayAttributes>,
 ) -> Result<Attributes, DiffError> {
     let mut at = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     at.extend_from_slice(name.as_bytes());
@@ -196,24 +215,23 @@ fn read_attributes(
         .split(|byte| *byte == 0)
         .filter(|name| !name.is_empty())
     {
-        let elsewhere = [overlay.redirect(), overlay.metacopy()];
-        if elsewhere
-            .iter()
-            .any(|attribute| attribute.as_bytes() == name)
-        {
+        let is = |attribute: &str| attribute.as_bytes() == name;
+        if marks.is_some_and(|marks| is(marks.redirect()) || is(marks.metacopy())) {
             return Err(DiffError::Attribute {
                 path: path.clone(),
                 attribute: String::from_utf8_lossy(name).into_owned(),
             });
         }
-        let is_opaque = name == overlay.opaque().as_bytes();
-        if !is_opaque && !xattr::is_kept(name) {
+        let is_opaque = marks.is_some_and(|marks| is(marks.opaque()));
+        let is_whiteout = marks.and_then(OverlayAttributes::whiteout).is_some_and(is);
+        if !is_opaque && !is_whiteout && !xattr::is_kept(name) {
             continue;
         }
         let value = attribute(&at, name).map_err(failed("read an extended attribute of", path))?;
-        match is_opaque {
-            true => found.opaque = value == b"y",
-            false => {
+        match (is_opaque, is_whiteout) {
+            (true, _) => found.opaque = value == b"y",
+            (_, true) => found.whiteout = value == b"y",
+            _ => {
                 found.kept.insert(name.to_vec(), value);
             }
         }

@@ -1,0 +1,178 @@
+//! Root file systems that are copies of their layers, for where no overlay can be mounted.
+//!
+//! ```text
+//! layers ──apply, lowest first──► root/ ──a process runs in it──► root/
+//!                                   └─ Listing before ──changes_since──► snapshot/fs, overlay's form
+//! ```
+//!
+//! Files are copied inside the kernel and share their blocks where the file system can. The copy of
+//! a step whose changes were committed shows just what the step after it stands on: it is kept, and
+//! taken by that step instead of a copy of its own.
+//!
+//! Invariant: a copy shares no writable file with a layer or another copy (no hard links), so what
+//! runs in one changes nothing else.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use longshore_layers::{
+    Devices, DirectoryForm, DirectoryOptions, Listing, NoLowerLayers, OverlayAttributes, Ownership,
+    Timestamp, changes_of_overlay, changes_since, materialise,
+};
+
+use crate::SnapshotId;
+use crate::claim::Claim;
+use crate::error::{CopyContext as _, IoContext as _, SnapshotError};
+use crate::handles::{copy_root_metadata, open_dir};
+use crate::overlay::OverlayMarks;
+use crate::store::{Owners, Pinned, makes_devices};
+
+/// How many copies of committed steps are kept: as many chains of steps go side by side without
+/// copying.
+const WARM_MAX: usize = 4;
+
+/// A copy of layers in a claimed directory.
+#[derive(Debug)]
+pub(crate) struct CopiedRoot {
+    directory: PathBuf,
+    before: Listing,
+    marks: OverlayMarks,
+    owners: Owners,
+    /// It was handed out, and what changed is not collected yet.
+    used: bool,
+}
+
+/// A copy that is no one's at the moment.
+#[derive(Debug)]
+pub(crate) struct Warm {
+    /// What it shows, lowest first.
+    pub(crate) layers: Vec<SnapshotId>,
+    pub(crate) claim: Claim,
+}
+
+impl Warm {
+    /// Takes the one that needs the fewest layers more to show `wanted`.
+    pub(crate) fn take_longest(kept: &mut Vec<Self>, wanted: &[SnapshotId]) -> Option<Self> {
+        let fits = kept.iter().enumerate();
+        let fits = fits.filter(|(_, warm)| wanted.starts_with(&warm.layers));
+        let (at, _) = fits.max_by_key(|(_, warm)| warm.layers.len())?;
+        Some(kept.remove(at))
+    }
+
+    /// Keeps one more, and lets go of the oldest where there are too many.
+    pub(crate) fn keep(kept: &mut Vec<Self>, warm: Self) {
+        if kept.len() >= WARM_MAX {
+            kept.remove(0);
+        }
+        kept.push(warm);
+    }
+}
+
+impl CopiedRoot {
+    /// Makes the copy in the claim's `root`, which has the first `have` layers already.
+    pub(crate) fn make(
+        claim: &Claim,
+        parents: &[Pinned],
+        have: usize,
+        marks: OverlayMarks,
+        owners: Owners,
+    ) -> Result<Self, SnapshotError> {
+        let directory = if have == 0 {
+            claim.fresh("root")?
+        } else {
+            claim.beside("root")
+        };
+        apply(&parents[have..], &directory, marks, owners)?;
+        let before = Listing::of(open_dir(&directory)?).copying("list the copied layers")?;
+        if let Some(newest) = before.newest_change() {
+            wait_until_after(newest, claim)?;
+        }
+        Ok(Self {
+            directory,
+            before,
+            marks,
+            owners,
+            used: false,
+        })
+    }
+
+    /// The directory, for a process to run in.
+    pub(crate) fn hand_out(&mut self) -> &Path {
+        self.used = true;
+        &self.directory
+    }
+
+    /// Copies what has changed to the claim's tree.
+    pub(crate) fn collect(&mut self, claim: &Claim) -> Result<(), SnapshotError> {
+        if !self.used {
+            return Ok(());
+        }
+        claim.empty_tree()?;
+        let (root, tree) = (open_dir(&self.directory)?, claim.tree());
+        let attributes = attributes(self.marks);
+        let (changes, _) = changes_since(&root, &self.before)
+            .copying("tell what has changed in a copy of layers")?;
+        let options = options(DirectoryForm::Overlay(attributes), self.owners);
+        materialise(&changes, open_dir(&tree)?, &options, &NoLowerLayers)
+            .copying("copy what has changed")?;
+        copy_root_metadata(&self.directory, &tree)?;
+        self.used = false;
+        Ok(())
+    }
+}
+
+/// Applies layers to a directory, lowest first.
+pub(crate) fn apply(
+    layers: &[Pinned],
+    directory: &Path,
+    marks: OverlayMarks,
+    owners: Owners,
+) -> Result<(), SnapshotError> {
+    let attributes = attributes(marks);
+    let options = options(DirectoryForm::Merged, owners);
+    for layer in layers {
+        let changes = changes_of_overlay(open_dir(layer.tree())?, attributes)
+            .copying("read a layer's directory")?;
+        materialise(&changes, open_dir(directory)?, &options, &NoLowerLayers)
+            .copying("copy a layer")?;
+    }
+    match layers.last() {
+        Some(top) => copy_root_metadata(top.tree(), directory),
+        None => Ok(()),
+    }
+}
+
+/// Waits until whatever changes from now on carries a later time: a tick of the kernel's clock at
+/// the most.
+fn wait_until_after(newest: Timestamp, claim: &Claim) -> Result<(), SnapshotError> {
+    let path = claim.beside("clock");
+    loop {
+        fs::write(&path, "").at("write", &path)?;
+        let now = fs::metadata(&path).at("read", &path)?;
+        if (now.ctime(), now.ctime_nsec()) > (newest.seconds, i64::from(newest.nanoseconds)) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+fn attributes(marks: OverlayMarks) -> OverlayAttributes {
+    match marks {
+        OverlayMarks::Trusted => OverlayAttributes::Trusted,
+        OverlayMarks::User => OverlayAttributes::User,
+        OverlayMarks::Own => OverlayAttributes::Own,
+    }
+}
+
+fn options(form: DirectoryForm, owners: Owners) -> DirectoryOptions {
+    let mut options = DirectoryOptions::new(form);
+    options.ownership = match owners {
+        Owners::All => Ownership::Restore,
+        Owners::OwnOnly => Ownership::Ignore,
+    };
+    if !makes_devices() {
+        options.devices = Devices::Skip;
+    }
+    options
+}

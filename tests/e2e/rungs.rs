@@ -1,0 +1,370 @@
+//! Every way of isolating a step, where it is the best there is: in containers that our own runner
+//! makes, without capabilities, with a covered `/proc`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::{
+    Exported, LONGSHORE, Outcome, REPOSITORY, Sandbox, busybox_tar, debian_base, is_root,
+};
+
+/// Owners, deletions, links, modes, all kinds of mounts, and a step upon a step.
+const DOCKERFILE: &str = "\
+FROM busybox AS made
+RUN mkdir -p /d/e /gone && echo 1 > /d/e/f && ln /d/e/f /d/same && ln -s f /d/e/link && echo x > /gone/x
+FROM busybox
+COPY --from=made /d /d
+COPY --from=made /gone /gone
+RUN chown -R 5:6 /d && chmod 4711 /d/e/f && rm -r /gone && mkdir /gone && echo 2 > /gone/new
+COPY --chown=33:44 Dockerfile /copied
+RUN --mount=type=cache,target=/var/cache/deep --mount=type=tmpfs,target=/mem \\
+    --mount=type=secret,id=word,target=/run/word,uid=7 \\
+    --mount=type=bind,source=sub,target=/context --mount=type=bind,from=made,source=/d,target=/other,rw \\
+    cat /run/word /context/file /other/e/f > /seen && echo kept >> /var/cache/deep/count && \\
+    wc -l < /var/cache/deep/count > /count && echo y > /mem/y && rm -r /other/e && echo lost > /context-of-mine
+RUN echo more >> /gone/new; echo x > /dev/null; (sleep 7531 &) ; cat /etc/hosts > /hosts; rm /copied; true
+USER www
+WORKDIR /home/www
+RUN id > who && touch mine
+";
+
+fn context(sandbox: &Sandbox) -> PathBuf {
+    fs::write(sandbox.path("word"), "secret\n").unwrap();
+    let files = [
+        ("Dockerfile", DOCKERFILE),
+        ("sub/file", "from the context\n"),
+    ];
+    sandbox.context("rungs", &files)
+}
+
+/// What the Dockerfile makes, whoever builds it.
+fn is_as_meant(root: &Exported) {
+    for (path, line) in [
+        ("d/e/f", "file 4711 5:6 1"),
+        ("d/e/link", "link f"),
+        ("gone/new", "file 644 0:0 2\nmore"),
+        ("seen", "file 644 0:0 secret\nfrom the context\n1"),
+        ("home/www/mine", "file 644 33:33"),
+    ] {
+        assert_eq!(root.line(path).trim_end(), line, "{path}");
+    }
+    assert!(
+        root.text("home/www/who")
+            .starts_with("uid=33(www) gid=33(www)")
+    );
+    for path in [
+        "gone/x",
+        "copied",
+        "mem/y",
+        "run/word",
+        "run/secrets",
+        "other",
+        "context",
+    ] {
+        assert!(!root.has(path), "{path}");
+    }
+    assert!(root.text("hosts").contains("localhost"));
+    assert!(
+        root.below("var/cache")
+            .iter()
+            .all(|path| !path.contains("count"))
+    );
+    assert!(root.below("dev").is_empty(), "{:?}", root.below("dev"));
+}
+
+#[test]
+fn privileged_by_chroot_the_same_is_built_as_in_namespaces() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let context = context(&sandbox);
+    let word = format!("id=word,src={}", sandbox.path("word").display());
+    let built = |isolation: &str| {
+        let isolation = format!("--isolation={isolation}");
+        let flags = [isolation.as_str(), "--no-cache", "--secret", &word];
+        sandbox.exported_from(&context, &flags)
+    };
+    let (full, chroot) = (built("full"), built("chroot"));
+    is_as_meant(&full);
+    is_as_meant(&chroot);
+    assert_eq!(chroot.paths(), full.paths());
+    for path in full.paths() {
+        // The cache counts on. Overlay makes two files of one with two names when it is changed.
+        if !["count", "d/same"].contains(&path) {
+            assert_eq!(chroot.line(path), full.line(path), "{path}");
+        }
+    }
+    assert_eq!(chroot.line("d/same"), "hardlink d/e/f");
+    // A cache outlives the build, and both ways share it.
+    assert_eq!((full.text("count"), chroot.text("count")), ("1\n", "2\n"));
+    assert_eq!(processes_of("sleep\x007531"), 0);
+    let work = fs::read_dir(sandbox.root().join("work")).unwrap().count();
+    assert_eq!(work, 0, "copies are gone");
+}
+
+#[test]
+fn privileged_what_chroot_cannot_do_is_refused_with_the_reason() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    for (dockerfile, flags, part) in [
+        (
+            "FROM busybox\nRUN --network=none true\n",
+            &[][..],
+            "network",
+        ),
+        (
+            "FROM busybox\nRUN --mount=type=ssh true\n",
+            &["--ssh", "default=socket"][..],
+            "no mounts",
+        ),
+    ] {
+        let context = sandbox.fresh_context(&[("Dockerfile", dockerfile)]);
+        let socket = sandbox.path("socket");
+        let listening = std::os::unix::net::UnixListener::bind(&socket);
+        let agent = format!("default={}", socket.display());
+        let mut args = vec!["build", "--isolation=chroot", context.to_str().unwrap()];
+        if !flags.is_empty() {
+            args.extend(["--ssh", &agent]);
+        }
+        sandbox.run(args).failure(1, &["chroot isolation", part]);
+        drop(listening);
+        let _first = fs::remove_file(socket);
+    }
+}
+
+/// The program and what it needs to run, for a container of an image that has only a busybox.
+fn volumes(shared: &Path) -> Vec<String> {
+    fs::copy(LONGSHORE, shared.join("longshore")).unwrap();
+    let libraries = ["/lib", "/lib64", "/usr/lib"].into_iter();
+    let libraries = libraries.filter(|path| Path::new(path).exists());
+    let mut volumes: Vec<String> = libraries
+        .map(|path| format!("--volume={path}:{path}:ro"))
+        .collect();
+    volumes.push(format!("--volume={}:/shared", shared.display()));
+    volumes
+}
+
+/// A directory that containers see as `/shared`: the program, a base and the context.
+fn shared(sandbox: &Sandbox) -> PathBuf {
+    let shared = sandbox.path("shared");
+    fs::create_dir_all(shared.join("context/sub")).unwrap();
+    fs::write(shared.join("context/Dockerfile"), DOCKERFILE).unwrap();
+    fs::write(shared.join("context/sub/file"), "from the context\n").unwrap();
+    fs::write(shared.join("word"), "secret\n").unwrap();
+    busybox_tar(&shared.join("busybox.tar")).unwrap();
+    shared
+}
+
+const BUILD_INSIDE: &str = "set -e
+export LONGSHORE_ROOT=/state HOME=/tmp PATH=/bin:/usr/bin
+/shared/longshore import /shared/busybox.tar busybox
+/shared/longshore build --secret id=word,src=/shared/word -o type=tar,dest=/shared/out.tar $FLAGS /shared/context
+/shared/longshore build --secret id=word,src=/shared/word -t again $FLAGS /shared/context
+";
+
+#[test]
+fn privileged_in_a_container_without_privileges_root_builds_by_chroot() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let shared = shared(&sandbox);
+    let volumes = volumes(&shared);
+    let container = |options: &[&str], script: &str| {
+        let run = ["run", "--rm"].into_iter().chain(options.iter().copied());
+        let volumes = volumes.iter().map(String::as_str);
+        sandbox.run(run.chain(volumes).chain(["busybox", "sh", "-c", script]))
+    };
+    let said = container(&[], BUILD_INSIDE).success().stderr;
+    for part in ["isolation: chroot", "make a user namespace", "CACHED"] {
+        assert!(said.contains(part), "no `{part}` in {said}");
+    }
+    is_as_meant(&Exported::read(&shared.join("out.tar")));
+    // Its state is on the container's own overlay, where no other can be mounted.
+    let doctor = container(&[], "/shared/longshore --root /state doctor; true")
+        .success()
+        .stdout;
+    assert!(doctor.contains("chroot"), "{doctor}");
+    // Nobody in particular may not even change the root directory.
+    let copies = "FROM busybox\nCOPY Dockerfile /a\n";
+    fs::write(shared.join("context/copies"), copies).unwrap();
+    fs::write(shared.join("context/runs"), format!("{copies}RUN true\n")).unwrap();
+    let nobody = |dockerfile: &str| {
+        let script = format!(
+            "export LONGSHORE_ROOT=/tmp/state HOME=/tmp; cd /tmp &&
+            /shared/longshore import /shared/busybox.tar busybox &&
+            exec /shared/longshore build -f /shared/context/{dockerfile} /shared/context"
+        );
+        container(&["--user=1000", "--tmpfs=/tmp"], &script)
+    };
+    nobody("copies").success();
+    let refused = nobody("runs").failure(3, &["isolation: none", "RUN true"]);
+    assert!(
+        refused.stderr.contains("user namespace"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn privileged_root_without_the_right_to_mount_uses_a_user_namespace_with_all_ids() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let context = context(&sandbox);
+    let word = format!("id=word,src={}", sandbox.path("word").display());
+    let archive = sandbox.path("out.tar");
+    let output = format!("type=tar,dest={}", archive.display());
+    let without = |args: &[&str]| {
+        let ours = sandbox.command(args);
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--bounding-set", "-sys_admin", "--inh-caps", "-all", "--"])
+            .arg(ours.get_program())
+            .args(ours.get_args())
+            .env("LONGSHORE_ROOT", sandbox.root());
+        Outcome::of(command)
+    };
+    let path = context.to_str().unwrap();
+    let built = without(&["build", "--secret", &word, "-o", &output, path]).success();
+    assert!(
+        built.stderr.contains("isolation: userns"),
+        "{}",
+        built.stderr
+    );
+    is_as_meant(&Exported::read(&archive));
+    let full = without(&["build", "--isolation=full", path]);
+    full.failure(3, &["CAP_SYS_ADMIN"]);
+    let script = "id -u; touch /f && chown 12345:54321 /f && ls -ln /f";
+    let ran = without(&["run", "busybox", "sh", "-c", script]).success();
+    assert!(ran.stdout.contains("12345"), "{}", ran.stdout);
+}
+
+/// The real one, with a package manager, a language's packages, and users.
+#[test]
+fn privileged_the_python_application_is_built_in_a_container_without_privileges() {
+    let Some(base) = debian_base() else { return };
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let shared = shared(&sandbox);
+    fs::copy(base, shared.join("base.tar")).unwrap();
+    let source = format!("{REPOSITORY}/testdata/apps/python-web");
+    let copied = Command::new("cp")
+        .args(["-r", &source, shared.join("app").to_str().unwrap()])
+        .status();
+    assert!(copied.unwrap().success());
+    let script = "set -e
+        export LONGSHORE_ROOT=/state HOME=/tmp
+        /shared/longshore import /shared/base.tar debian:bookworm-slim \\
+            -c 'ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt'
+        /shared/longshore build -t notes /shared/app
+        /shared/longshore save -o /shared/notes.tar notes";
+    let run = ["run", "--rm"].into_iter().map(str::to_owned);
+    let inside = ["busybox", "sh", "-c", script]
+        .into_iter()
+        .map(str::to_owned);
+    let built = sandbox
+        .run(run.chain(volumes(&shared)).chain(inside))
+        .success();
+    assert!(
+        built.stderr.contains("isolation: chroot"),
+        "{}",
+        built.stderr
+    );
+    sandbox.ok(["load", "-i", shared.join("notes.tar").to_str().unwrap()]);
+    let script = "id -un; python3 -c 'import flask, waitress; print(\"imported\")'; ls -l /srv/notes/notes/app.py | cut -c1-10";
+    let ran = sandbox.output_of("notes", &["sh", "-c", script]);
+    assert_eq!(ran, "notes\nimported\n-rw-r--r--\n");
+}
+
+#[test]
+fn privileged_many_steps_leave_nothing_behind() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let word = format!("79{:07}", std::process::id());
+    let in_a_row: String = (0..500)
+        .map(|step| format!("RUN (sleep {word} &); echo {step} > /number\n"))
+        .collect();
+    // Each step ends with what it started, so none waits for the other.
+    let row = format!("FROM busybox\n{in_a_row}");
+    let at_once: String = (0..64)
+        .map(|stage| {
+            format!("FROM busybox AS s{stage}\nRUN (sleep {word} &); echo {stage} > /n{stage}\n")
+        })
+        .collect();
+    let copies: String = (0..64)
+        .map(|stage| format!("COPY --from=s{stage} /n{stage} /\n"))
+        .collect();
+    let fan = format!("{at_once}FROM busybox\n{copies}");
+    let context = sandbox.fresh_context(&[("row", &row), ("fan", &fan)]);
+    let groups = control_groups();
+    for (dockerfile, last) in [("row", ("number", "499\n")), ("fan", ("n63", "63\n"))] {
+        let file = context.join(dockerfile);
+        let root = sandbox.exported_from(&context, &["-f", file.to_str().unwrap()]);
+        assert_eq!(root.text(last.0), last.1);
+        assert_eq!(processes_of(&format!("sleep\x00{word}")), 0);
+        let work = fs::read_dir(sandbox.root().join("work")).unwrap().count();
+        assert_eq!(work, 0, "no directory is left");
+    }
+    assert_eq!(mounts_in(&sandbox), Vec::<String>::new());
+    // Others test at the same time: what is there now and was not then must go by itself.
+    let ours = |now: Vec<String>, before: &[String]| {
+        let new = now.into_iter().filter(|it| !before.contains(it));
+        new.collect::<Vec<_>>()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut left = ours(control_groups(), &groups);
+    while !left.is_empty() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        left.retain(|group| Path::new(group).exists());
+    }
+    assert_eq!(left, Vec::<String>::new());
+}
+
+fn mounts_in(sandbox: &Sandbox) -> Vec<String> {
+    let root = sandbox.root().to_string_lossy().into_owned();
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let lines = text.lines().filter(|line| line.contains(&root));
+    lines.map(str::to_owned).collect()
+}
+
+/// The groups that our runner made, wherever.
+fn control_groups() -> Vec<String> {
+    let found = walkdir::WalkDir::new("/sys/fs/cgroup")
+        .into_iter()
+        .flatten();
+    let ours = found.filter(|entry| entry.file_name().to_string_lossy().starts_with("longshore"));
+    ours.map(|entry| entry.path().display().to_string())
+        .collect()
+}
+
+/// How many processes have this in their command line.
+fn processes_of(words: &str) -> usize {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter(|entry| {
+        fs::read(entry.path().join("cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(words))
+    })
+    .count()
+}
