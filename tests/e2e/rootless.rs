@@ -398,3 +398,63 @@ fn privileged_where_namespaces_are_forbidden_the_reason_is_said() {
         assert!(said.contains(part), "no `{part}` in {said}");
     }
 }
+
+#[test]
+fn privileged_where_proc_is_masked_steps_share_the_container_s_processes() {
+    for subordinate in [Subordinate::Ids, Subordinate::Nothing] {
+        let Some(user) = User::new(subordinate) else {
+            return;
+        };
+        if user.import_busybox().is_none() {
+            return;
+        }
+        // As in every container: parts of /proc are covered, and no fresh one can be mounted.
+        let masked = |args: &[&str]| {
+            let ours = user.longshore(args);
+            let mask = "mount --bind /dev/null /proc/interrupts && exec \"$@\"";
+            let mut command = Command::new("unshare");
+            command
+                .args(["--mount", "--propagation=private", "sh", "-c", mask, "sh"])
+                .arg(ours.get_program())
+                .args(ours.get_args())
+                .env_clear()
+                .env("HOME", user.path(""))
+                .env("PATH", std::env::var_os("PATH").unwrap());
+            Outcome::of(command)
+        };
+        let word = format!("76{:07}", std::process::id());
+        let dockerfile = format!(
+            "FROM busybox\n\
+             RUN id -u > /who && test -d /proc/self/fd && test -c /dev/null && wc -c < /proc/interrupts > /masked\n\
+             RUN (trap '' TERM HUP; sleep {word} & sleep {word}) & (setsid sleep {word} &) ; true\n\
+             RUN rm -r /home && mkdir /home && echo x > /home/new\n"
+        );
+        let context = user.context("masked", &[("Dockerfile", dockerfile.as_str())]);
+        let archive = user.path("masked.tar");
+        let output = format!("type=tar,dest={}", archive.display());
+        let built = masked(&["build", "-o", &output, &context]).success();
+        for part in ["isolation: userns", "/proc is masked", "procMount"] {
+            assert!(
+                built.stderr.contains(part),
+                "no `{part}` in {}",
+                built.stderr
+            );
+        }
+        let root = Exported::read(&archive);
+        assert_eq!((root.text("who"), root.text("masked")), ("0\n", "0\n"));
+        assert_eq!(root.below("home"), ["new"]);
+        let still = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&word)
+        });
+        assert_eq!(still.count(), 0, "what steps started ends with them");
+        let ran = masked(&["run", "busybox", "sh", "-c", "exit 7"]);
+        assert_eq!(ran.code, 7, "{}", ran.stderr);
+        let doctor = masked(&["doctor"]).success().stdout;
+        for part in ["share /proc", "systempaths=unconfined", "auto takes userns"] {
+            assert!(doctor.contains(part), "no `{part}` in {doctor}");
+        }
+        let advised = doctor.contains("--add-subuids");
+        assert_eq!(advised, subordinate == Subordinate::Nothing, "{doctor}");
+    }
+}

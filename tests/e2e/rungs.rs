@@ -191,10 +191,23 @@ fn privileged_in_a_container_without_privileges_root_builds_by_chroot() {
     }
     is_as_meant(&Exported::read(&shared.join("out.tar")));
     // Its state is on the container's own overlay, where no other can be mounted.
-    let doctor = container(&[], "/shared/longshore --root /state doctor; true")
-        .success()
-        .stdout;
-    assert!(doctor.contains("chroot"), "{doctor}");
+    let script = "/shared/longshore --root /state doctor";
+    let doctor = container(&[], script).success().stdout;
+    for part in [
+        "no    full",
+        "--privileged",
+        "no    userns",
+        "auto takes chroot",
+    ] {
+        assert!(doctor.contains(part), "no `{part}` in {doctor}");
+    }
+    let script = format!("{script} --format=json");
+    let answer = container(&["--user=1000", "--tmpfs=/state"], &script);
+    let json: serde_json::Value = serde_json::from_str(&answer.failure(3, &[]).stdout).unwrap();
+    assert_eq!(json["auto"], "none");
+    let chroot = &json["isolation"][2];
+    assert_eq!(chroot["name"], "chroot");
+    assert!(chroot["advice"][0].as_str().unwrap().contains("SYS_CHROOT"));
     // Nobody in particular may not even change the root directory.
     let copies = "FROM busybox\nCOPY Dockerfile /a\n";
     fs::write(shared.join("context/copies"), copies).unwrap();

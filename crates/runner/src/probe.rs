@@ -23,6 +23,10 @@ pub struct Probe {
     pub capabilities: u64,
     /// Making a user namespace and becoming its root.
     pub user_namespace: Check,
+    /// What would allow it, where something is known to forbid it.
+    pub user_namespace_hint: Option<String>,
+    /// Mapping any id into a user namespace, as root of a container may.
+    pub maps_all_ids: bool,
     /// Making mount, process, IPC, host name and network namespaces.
     pub namespaces: Check,
     /// Mounting with `fsopen`, `open_tree` and `move_mount`.
@@ -31,6 +35,8 @@ pub struct Probe {
     pub mount_attributes: Check,
     /// Mounting a fresh `/proc` in a process namespace; outer containers hide parts of theirs.
     pub proc_mount: Check,
+    /// The same in a user namespace, where the kernel asks for more.
+    pub proc_mount_in_user_namespace: Check,
     /// Overlay on the probed directory, the way root mounts it.
     pub overlay: Check,
     /// Overlay on the probed directory, the way a user namespace mounts it.

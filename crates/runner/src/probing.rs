@@ -39,10 +39,16 @@ pub(crate) fn probe(scratch: &Path) -> Probe {
         initial_user_namespace: userns::is_initial(),
         capabilities,
         user_namespace: attempt(userns::enter_with_own_id),
+        user_namespace_hint: userns::denial_hint().map(str::to_owned),
+        maps_all_ids: userns::may_map_all(),
         namespaces: attempt(|| sys::unshare(NAMESPACES)),
         mount_api: attempt(try_mount_api),
         mount_attributes: attempt(try_mount_attributes),
         proc_mount: attempt(try_proc),
+        proc_mount_in_user_namespace: attempt(|| {
+            userns::enter_with_own_id()?;
+            try_proc()
+        }),
         overlay: attempt(|| try_overlay(scratch, false)),
         overlay_in_user_namespace: attempt(|| {
             userns::enter_with_own_id()?;

@@ -75,9 +75,26 @@ pub fn become_root_in_user_namespace() -> Result<Mapping, UserNamespaceError> {
 fn denied(action: &'static str, source: io::Error) -> UserNamespaceError {
     UserNamespaceError {
         action,
-        hint: hint(Path::new("/proc/sys")),
+        hint: denial_hint(),
         source,
     }
+}
+
+/// What would allow user namespaces, where something is known to forbid them.
+pub(crate) fn denial_hint() -> Option<&'static str> {
+    hint(Path::new("/proc/sys")).or_else(|| is_in_container().then_some(CONTAINER_HINT))
+}
+
+const CONTAINER_HINT: &str = "this container forbids it: `docker run --security-opt \
+    seccomp=unconfined --security-opt apparmor=unconfined`, or in Kubernetes `hostUsers: false`, or a \
+    seccompProfile and an appArmorProfile of type `Unconfined`";
+
+/// By what the usual engines leave in their containers.
+fn is_in_container() -> bool {
+    ["/.dockerenv", "/run/.containerenv"]
+        .iter()
+        .any(|path| Path::new(path).exists())
+        || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
 }
 
 /// What distributions are known to switch off.
@@ -114,8 +131,7 @@ struct Helper {
 impl Helper {
     /// Starts it, if there is something to map and something to map with.
     fn prepare((uid, gid): (u32, u32)) -> Result<Self, String> {
-        let may_map = CapabilitySet::SETUID | CapabilitySet::SETGID;
-        if uid == 0 && capabilities::effective().contains(may_map) {
+        if may_map_all() {
             return Self::prepare_for_root();
         }
         let name = user_name(uid).unwrap_or_default();
@@ -273,6 +289,12 @@ pub(crate) fn enter_with_own_id() -> io::Result<()> {
     let own = own_ids();
     sys::unshare(libc::CLONE_NEWUSER)?;
     map_ids(own)
+}
+
+/// Whether this process may map any id of its own namespace into another.
+pub(crate) fn may_map_all() -> bool {
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    geteuid().is_root() && capabilities::effective().contains(needed)
 }
 
 fn own_ids() -> (u32, u32) {

@@ -82,11 +82,13 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
 /// Says once how processes are isolated, where that is not as well as can be.
 fn say_isolation(global: &Global, engine: &longshore_engine::Engine, quiet: bool) -> Result<()> {
     let (isolation, why) = engine.isolation()?;
-    let reason = match (why, global.identity.only_own_id()) {
-        (_, Some(reason)) => format!("with the user's own id alone: {reason}"),
-        (Some(why), None) => why,
-        (None, None) => return Ok(()),
-    };
+    let only_own_id = global.identity.only_own_id();
+    let only_own_id = only_own_id.map(|why| format!("with the user's own id alone: {why}"));
+    let reasons: Vec<String> = why.into_iter().chain(only_own_id).collect();
+    let reason = reasons.join("; ");
+    if reason.is_empty() {
+        return Ok(());
+    }
     if !quiet {
         say(&format!("isolation: {isolation} ({reason})"));
     }

@@ -1,8 +1,10 @@
 //! `longshore doctor`: what this machine can do, and what to change for more.
 
 use anyhow::Result;
-use longshore_runner::{Check, Probe, RunnerOptions, SandboxRunner};
+use longshore_runner::{Check, Isolation, Probe, RunnerOptions, SandboxRunner};
 use serde_json::{Value, json};
+
+use super::ways::{Way, best, ways};
 
 use crate::args::{DoctorArgs, Global};
 use crate::config;
@@ -16,129 +18,117 @@ struct Finding<'a> {
     check: &'a Check,
     needed_for: &'static str,
     advice: &'static str,
-    required: bool,
 }
 
 pub(crate) fn run(global: &Global, args: &DoctorArgs) -> Result<Exit> {
     let root = config::state_root(global)?;
     std::fs::create_dir_all(&root)?;
     let probe = SandboxRunner::new(&RunnerOptions::default())?.probe(&root)?;
-    let findings = findings(&probe);
-    let can_run = probe.uid == 0
-        && findings
-            .iter()
-            .all(|finding| finding.check.works() || !finding.required);
+    let (findings, ways) = (findings(&probe), ways(&probe));
+    let best = best(&ways);
     match args.format.as_str() {
         "json" => out(&serde_json::to_string_pretty(&as_json(
-            &probe, &findings, can_run,
+            &probe, &findings, &ways,
         ))?),
-        "text" => show(&probe, &findings, can_run),
+        "text" => show(&probe, &findings, &ways),
         other => return Err(Usage(format!("--format `{other}`: text and json are known")).into()),
     }
-    Ok(if can_run {
-        Exit::Done
-    } else {
-        Exit::Environment
+    Ok(match best {
+        Isolation::None => Exit::Environment,
+        _ => Exit::Done,
     })
 }
 
 fn findings(probe: &Probe) -> Vec<Finding<'_>> {
-    let finding = |name, check, needed_for, advice, required| Finding {
+    let finding = |name, check, needed_for, advice| Finding {
         name,
         check,
         needed_for,
         advice,
-        required,
     };
     vec![
         finding(
             "namespaces",
             &probe.namespaces,
-            "RUN steps and run",
+            "full isolation",
             "run as root with CAP_SYS_ADMIN (a container: --privileged)",
-            true,
         ),
         finding(
             "mount API",
             &probe.mount_api,
             "root file systems that nobody else sees",
             "Linux 5.2 or newer; a container: allow fsopen and move_mount in its seccomp profile",
-            true,
         ),
         finding(
             "fresh /proc",
             &probe.proc_mount,
             "process isolation",
             "a container: --security-opt systempaths=unconfined",
-            true,
         ),
         finding(
             "overlay",
             &probe.overlay,
-            "stacking layers",
+            "stacking layers without copying them",
             "keep the state root on a file system that overlay can use, not on another overlay",
-            true,
         ),
         finding(
             "seccomp",
             &probe.seccomp,
             "the system call filter",
             "a kernel with CONFIG_SECCOMP_FILTER",
-            false,
         ),
         finding(
             "device filter",
             &probe.device_filter,
             "device nodes made in steps have no power",
             "a cgroup2 hierarchy that can be written to",
-            false,
         ),
         finding(
             "device nodes",
             &probe.device_nodes,
             "/dev in steps",
             "CAP_MKNOD",
-            false,
         ),
         finding(
             "mount_setattr",
             &probe.mount_attributes,
             "read-only recursive binds",
             "Linux 5.12 or newer",
-            false,
         ),
         finding(
             "EROFS files",
             &probe.erofs_file,
             "nothing yet",
             "Linux 6.12 or newer with EROFS",
-            false,
         ),
         finding(
             "user namespaces",
             &probe.user_namespace,
-            "nothing yet: builds without root",
+            "isolation without root",
             "sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile that allows userns",
-            false,
+        ),
+        finding(
+            "fresh /proc for users",
+            &probe.proc_mount_in_user_namespace,
+            "process isolation without root",
+            "a container: --security-opt systempaths=unconfined",
         ),
         finding(
             "overlay for users",
             &probe.overlay_in_user_namespace,
-            "nothing yet: builds without root",
+            "stacking layers without root and without copying them",
             "Linux 5.11 or newer",
-            false,
         ),
         finding(
             "chroot",
             &probe.chroot,
-            "nothing yet",
-            "CAP_SYS_CHROOT",
-            false,
+            "isolation where neither mounts nor user namespaces are allowed",
+            "root with CAP_SYS_CHROOT",
         ),
     ]
 }
 
-fn show(probe: &Probe, findings: &[Finding<'_>], can_run: bool) {
+fn show(probe: &Probe, findings: &[Finding<'_>], ways: &[Way]) {
     out(&format!("kernel      {}", probe.kernel));
     out(&format!(
         "user        {}{}",
@@ -178,12 +168,20 @@ fn show(probe: &Probe, findings: &[Finding<'_>], can_run: bool) {
         }
     }
     out("");
-    match (can_run, probe.uid) {
-        (true, _) => out("RUN steps work here, in namespaces of their own (isolation: full)."),
-        (false, 0) => out("RUN steps do not work here; builds without RUN do."),
-        (false, _) => {
-            out("RUN steps need root here; builds without RUN, and registries, work as this user.");
+    out("Ways of isolating RUN steps (--isolation):");
+    for way in ways {
+        let answer = if way.works { "ok" } else { "no" };
+        out(&format!("{answer}    {}: {}", way.isolation, way.says));
+        for advice in &way.advice {
+            out(&format!("      {advice}"));
         }
+    }
+    out("");
+    match best(ways) {
+        Isolation::None => {
+            out("RUN steps do not work here; builds without RUN, and registries, do.");
+        }
+        best => out(&format!("RUN steps work here; auto takes {best}.")),
     }
 }
 
@@ -195,7 +193,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-fn as_json(probe: &Probe, findings: &[Finding<'_>], can_run: bool) -> Value {
+fn as_json(probe: &Probe, findings: &[Finding<'_>], ways: &[Way]) -> Value {
     let checks: serde_json::Map<String, Value> = findings
         .iter()
         .map(|finding| {
@@ -214,6 +212,18 @@ fn as_json(probe: &Probe, findings: &[Finding<'_>], can_run: bool) -> Value {
         "uid": probe.uid,
         "checks": checks,
         "cgroups": { "layout": format!("{:?}", probe.control_groups.layout), "controllers": probe.control_groups.controllers },
-        "run_steps": can_run,
+        "isolation": ways
+            .iter()
+            .map(|way| {
+                json!({
+                    "name": way.isolation.to_string(),
+                    "works": way.works,
+                    "says": way.says,
+                    "advice": way.advice,
+                })
+            })
+            .collect::<Vec<_>>(),
+        "auto": best(ways).to_string(),
+        "run_steps": best(ways) != Isolation::None,
     })
 }

@@ -19,4 +19,5 @@ pub(crate) mod serve;
 pub(crate) mod tag;
 pub(crate) mod transfer;
 pub(crate) mod version;
+pub(crate) mod ways;
 pub(crate) mod why;
