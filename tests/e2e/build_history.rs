@@ -1,7 +1,7 @@
 //! What was built, why steps ran, and that steps which two processes need run once.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -22,12 +22,6 @@ fn machine() -> Option<(Sandbox, PathBuf)> {
     Some((sandbox, context))
 }
 
-#[track_caller]
-fn build(sandbox: &Sandbox, context: &Path, flags: &[&str]) -> Outcome {
-    let args = ["build", "-t", "app", context.to_str().unwrap()];
-    sandbox.ok(args.into_iter().chain(flags.iter().copied()))
-}
-
 fn json(outcome: &Outcome) -> serde_json::Value {
     serde_json::from_str(&outcome.stdout).unwrap()
 }
@@ -37,8 +31,8 @@ fn why_says_of_each_step_what_became_of_it() {
     let Some((sandbox, context)) = machine() else {
         return;
     };
-    build(&sandbox, &context, &[]);
-    build(&sandbox, &context, &["--build-arg", "V=2"]);
+    sandbox.build_app(&context, &[]);
+    sandbox.build_app(&context, &["--build-arg", "V=2"]);
     let why = sandbox.ok(["why", "app"]).stdout;
     assert!(why.contains("of app:latest"), "{why}");
     assert!(why.contains("hit: local"), "{why}");
@@ -77,14 +71,14 @@ fn logs_are_kept_byte_for_byte() {
     let Some((sandbox, context)) = machine() else {
         return;
     };
-    build(&sandbox, &context, &["-q"]);
+    sandbox.build_app(&context, &["-q"]);
     let step = sandbox.ok(["build-history", "logs", "", "echo building"]);
     assert_eq!(step.stdout, "building\nalpha\nno new line");
     // More than any terminal shows, and no line is cut.
     let long =
         "FROM busybox\nRUN head -c 3000000 /dev/zero | tr '\\0' x; echo; seq 1 50000; echo end\n";
     fs::write(context.join("Dockerfile"), long).unwrap();
-    build(&sandbox, &context, &["-q"]);
+    sandbox.build_app(&context, &["-q"]);
     let all = sandbox.ok(["build-history", "logs", "", "head"]).stdout;
     let numbers: String = (1..=50000).map(|n| format!("{n}\n")).collect();
     assert!(
@@ -139,7 +133,7 @@ fn the_history_is_bounded_by_builds_and_by_bytes() {
     for n in 0..5 {
         let arg = format!("V={n}");
         let flags = ["-q", "--history-builds", "3", "--build-arg", &arg];
-        build(&sandbox, &context, &flags);
+        sandbox.build_app(&context, &flags);
     }
     let ids = sandbox.ok(["build-history", "ls", "-q"]).stdout;
     assert_eq!(ids.lines().count(), 3);
@@ -150,7 +144,7 @@ fn the_history_is_bounded_by_builds_and_by_bytes() {
     for n in 0..4 {
         let arg = format!("V={n}");
         let flags = ["-q", "--history-bytes", "500k", "--build-arg", &arg];
-        build(&sandbox, &context, &flags);
+        sandbox.build_app(&context, &flags);
     }
     assert_eq!(
         sandbox
@@ -169,7 +163,7 @@ fn the_history_is_bounded_by_builds_and_by_bytes() {
         .failure(1, &["no build"]);
     sandbox.ok(["build-history", "rm", "--all"]);
     assert_eq!(sandbox.ok(["build-history", "ls", "-q"]).stdout, "");
-    build(&sandbox, &context, &["-q", "--history-builds", "0"]);
+    sandbox.build_app(&context, &["-q", "--history-builds", "0"]);
     assert_eq!(sandbox.ok(["build-history", "ls", "-q"]).stdout, "");
 }
 
@@ -248,13 +242,13 @@ fn prune_with_a_filter_keeps_what_was_used_since() {
     let Some((sandbox, context)) = machine() else {
         return;
     };
-    build(&sandbox, &context, &[]);
+    sandbox.build_app(&context, &[]);
     sandbox.ok(["rmi", "-f", "app"]);
     sandbox.ok(["prune", "--filter", "until=1h"]);
-    assert_eq!(build(&sandbox, &context, &[]).ran(), Vec::<String>::new());
+    assert_eq!(sandbox.build_app(&context, &[]).ran(), Vec::<String>::new());
     sandbox.ok(["rmi", "-f", "app"]);
     sandbox.ok(["prune", "--filter", "until=0s"]);
-    assert_eq!(build(&sandbox, &context, &[]).ran().len(), 3);
+    assert_eq!(sandbox.build_app(&context, &[]).ran().len(), 3);
     sandbox
         .run(["prune", "--filter", "label=x"])
         .failure(2, &["label=x"]);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use crate::harness::{Outcome, Sandbox};
+use crate::harness::Sandbox;
 
 const TWO_FILES: &str = "\
 FROM busybox
@@ -23,15 +23,9 @@ fn built_once() -> Option<(Sandbox, std::path::PathBuf)> {
         ("other.txt", "x\n"),
     ];
     let context = sandbox.context("app", &files);
-    let first = build(&sandbox, &context, &[]);
+    let first = sandbox.build_app(&context, &[]);
     assert_eq!(first.ran().len(), 4, "{}", first.stderr);
     Some((sandbox, context))
-}
-
-#[track_caller]
-fn build(sandbox: &Sandbox, context: &std::path::Path, flags: &[&str]) -> Outcome {
-    let args = ["build", "-t", "app", context.to_str().unwrap()];
-    sandbox.ok(args.into_iter().chain(flags.iter().copied()))
 }
 
 #[test]
@@ -40,7 +34,7 @@ fn an_unchanged_build_runs_no_step_and_makes_the_same_image() {
         return;
     };
     let before = sandbox.format("app", "{{.Digest}}");
-    let second = build(&sandbox, &context, &[]);
+    let second = sandbox.build_app(&context, &[]);
     assert_eq!(second.ran(), Vec::<String>::new());
     assert!(!second.cached().is_empty(), "{}", second.stderr);
     assert_eq!(sandbox.format("app", "{{.Digest}}"), before);
@@ -52,7 +46,7 @@ fn a_changed_file_runs_the_step_that_takes_it_and_what_follows() {
         return;
     };
     fs::write(context.join("b.txt"), "three\n").unwrap();
-    let second = build(&sandbox, &context, &[]);
+    let second = sandbox.build_app(&context, &[]);
     assert_eq!(
         second.ran(),
         ["COPY b.txt /b.txt", "RUN cat /b.txt > /b.out"]
@@ -74,7 +68,7 @@ fn a_touched_file_with_equal_content_runs_nothing() {
         .unwrap();
     file.set_modified(SystemTime::now() + Duration::from_secs(100))
         .unwrap();
-    assert_eq!(build(&sandbox, &context, &[]).ran(), Vec::<String>::new());
+    assert_eq!(sandbox.build_app(&context, &[]).ran(), Vec::<String>::new());
 }
 
 #[test]
@@ -91,7 +85,7 @@ fn an_edit_of_the_same_size_with_its_time_put_back_is_seen() {
         .unwrap()
         .set_modified(time)
         .unwrap();
-    build(&sandbox, &context, &[]);
+    sandbox.build_app(&context, &[]);
     assert_eq!(sandbox.output_of("app", &["cat", "/b.out"]), "TWO\n");
 }
 
@@ -101,7 +95,7 @@ fn a_file_that_no_step_takes_runs_nothing() {
         return;
     };
     fs::write(context.join("other.txt"), "y\n").unwrap();
-    assert_eq!(build(&sandbox, &context, &[]).ran(), Vec::<String>::new());
+    assert_eq!(sandbox.build_app(&context, &[]).ran(), Vec::<String>::new());
 }
 
 #[test]
@@ -109,7 +103,7 @@ fn no_cache_runs_every_step_again() {
     let Some((sandbox, context)) = built_once() else {
         return;
     };
-    let again = build(&sandbox, &context, &["--no-cache"]);
+    let again = sandbox.build_app(&context, &["--no-cache"]);
     assert_eq!(again.ran().len(), 4, "{}", again.stderr);
     assert_eq!(again.cached(), Vec::<String>::new());
 }
@@ -121,8 +115,8 @@ fn no_cache_filter_runs_only_that_stage_again() {
     };
     let dockerfile = "FROM busybox AS one\nRUN echo one > /one\nFROM busybox AS two\nRUN echo two > /two\nCOPY --from=one /one /\n";
     let context = sandbox.context("app", &[("Dockerfile", dockerfile)]);
-    build(&sandbox, &context, &[]);
-    let again = build(&sandbox, &context, &["--no-cache-filter", "one"]);
+    sandbox.build_app(&context, &[]);
+    let again = sandbox.build_app(&context, &["--no-cache-filter", "one"]);
     assert_eq!(again.ran(), ["RUN echo one > /one"]);
 }
 
@@ -132,7 +126,7 @@ fn explain_cache_names_the_file_that_changed() {
         return;
     };
     fs::write(context.join("b.txt"), "three\n").unwrap();
-    let second = build(&sandbox, &context, &["--explain-cache"]);
+    let second = sandbox.build_app(&context, &["--explain-cache"]);
     let line = second.stderr.lines().find(|line| line.contains("`b.txt`"));
     assert!(
         line.is_some_and(|line| line.contains("changed")),
@@ -154,12 +148,8 @@ fn explain_cache_names_the_argument_that_changed() {
             "FROM busybox\nARG VERSION\nRUN echo $VERSION > /version\n",
         )],
     );
-    build(&sandbox, &context, &["--build-arg", "VERSION=1"]);
-    let second = build(
-        &sandbox,
-        &context,
-        &["--build-arg", "VERSION=2", "--explain-cache"],
-    );
+    sandbox.build_app(&context, &["--build-arg", "VERSION=1"]);
+    let second = sandbox.build_app(&context, &["--build-arg", "VERSION=2", "--explain-cache"]);
     let line = second
         .stderr
         .lines()
@@ -179,13 +169,15 @@ fn a_build_argument_runs_only_what_uses_it() {
     let dockerfile =
         "FROM busybox\nRUN echo before > /before\nARG VERSION\nRUN echo $VERSION > /version\n";
     let context = sandbox.context("app", &[("Dockerfile", dockerfile)]);
-    build(&sandbox, &context, &["--build-arg", "VERSION=1"]);
-    let second = build(&sandbox, &context, &["--build-arg", "VERSION=2"]);
+    sandbox.build_app(&context, &["--build-arg", "VERSION=1"]);
+    let second = sandbox.build_app(&context, &["--build-arg", "VERSION=2"]);
     assert_eq!(second.ran(), ["RUN echo 2 > /version"]);
     assert_eq!(sandbox.output_of("app", &["cat", "/version"]), "2\n");
     // The first is remembered still.
     assert_eq!(
-        build(&sandbox, &context, &["--build-arg", "VERSION=1"]).ran(),
+        sandbox
+            .build_app(&context, &["--build-arg", "VERSION=1"])
+            .ran(),
         Vec::<String>::new()
     );
     assert_eq!(sandbox.output_of("app", &["cat", "/version"]), "1\n");
@@ -199,9 +191,9 @@ fn a_step_that_makes_the_same_as_before_ends_the_rebuild() {
     let dockerfile = "FROM busybox AS count\nCOPY list /list\nRUN wc -l < /list > /count\n\
                       FROM busybox\nCOPY --from=count /count /count\nRUN cat /count > /result\n";
     let context = sandbox.context("app", &[("Dockerfile", dockerfile), ("list", "a\nb\n")]);
-    build(&sandbox, &context, &[]);
+    sandbox.build_app(&context, &[]);
     fs::write(context.join("list"), "c\nd\n").unwrap();
-    let second = build(&sandbox, &context, &[]);
+    let second = sandbox.build_app(&context, &[]);
     assert_eq!(
         second.ran(),
         ["COPY list /list", "RUN wc -l < /list > /count"]
@@ -225,7 +217,7 @@ fn independent_stages_run_at_the_same_time() {
     let both = "FROM scratch\nCOPY --from=left /left /\nCOPY --from=right /right /\n";
     let dockerfile = format!("{}{}{both}", stage("left", "right"), stage("right", "left"));
     let context = sandbox.context("app", &[("Dockerfile", &dockerfile)]);
-    build(&sandbox, &context, &["-j", "2"]);
+    sandbox.build_app(&context, &["-j", "2"]);
 }
 
 #[test]
@@ -245,7 +237,7 @@ fn target_builds_that_stage_and_what_it_needs() {
     };
     let dockerfile = "FROM busybox AS base\nRUN echo base > /base\nFROM base AS wanted\nRUN echo wanted > /wanted\nFROM base AS last\nRUN exit 1\n";
     let context = sandbox.context("app", &[("Dockerfile", dockerfile)]);
-    let outcome = build(&sandbox, &context, &["--target", "wanted"]);
+    let outcome = sandbox.build_app(&context, &["--target", "wanted"]);
     assert_eq!(
         outcome.ran(),
         ["RUN echo base > /base", "RUN echo wanted > /wanted"]
@@ -295,7 +287,7 @@ fn the_cache_outlives_the_image() {
     };
     sandbox.ok(["rmi", "app"]);
     sandbox.ok(["prune"]);
-    assert_eq!(build(&sandbox, &context, &[]).ran(), Vec::<String>::new());
+    assert_eq!(sandbox.build_app(&context, &[]).ran(), Vec::<String>::new());
     assert_eq!(sandbox.output_of("app", &["cat", "/b.out"]), "two\n");
 }
 
@@ -306,5 +298,5 @@ fn prune_all_forgets_the_cache_and_keeps_the_images() {
     };
     sandbox.ok(["prune", "--all"]);
     assert_eq!(sandbox.output_of("app", &["cat", "/b.out"]), "two\n");
-    assert_eq!(build(&sandbox, &context, &[]).ran().len(), 4);
+    assert_eq!(sandbox.build_app(&context, &[]).ran().len(), 4);
 }

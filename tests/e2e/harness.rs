@@ -108,6 +108,13 @@ impl Sandbox {
             .failure(code, parts)
     }
 
+    /// Builds a context directory as the image `app`, with further flags.
+    #[track_caller]
+    pub(crate) fn build_app(&self, context: &Path, flags: &[&str]) -> Outcome {
+        let args = ["build", "-t", "app", context.to_str().unwrap()];
+        self.ok(args.into_iter().chain(flags.iter().copied()))
+    }
+
     /// Builds a context and exports its root file system.
     #[track_caller]
     pub(crate) fn exported(&self, files: &[(&str, &str)]) -> Exported {

@@ -37,12 +37,6 @@ fn machine(dockerfile: &str) -> Option<(Sandbox, PathBuf)> {
 }
 
 #[track_caller]
-fn build(sandbox: &Sandbox, context: &Path, flags: &[&str]) -> Outcome {
-    let args = ["build", "-t", "app", context.to_str().unwrap()];
-    sandbox.ok(args.into_iter().chain(flags.iter().copied()))
-}
-
-#[track_caller]
 fn layers(sandbox: &Sandbox) -> serde_json::Value {
     sandbox.inspect("app")["RootFS"]["Layers"].clone()
 }
@@ -58,7 +52,7 @@ fn warnings(outcome: &Outcome) -> Vec<&str> {
 #[track_caller]
 fn cold_build_runs_nothing(from: &str) -> Outcome {
     let (cold, context) = machine(DOCKERFILE).unwrap();
-    let built = build(&cold, &context, &["--cache-from", from]);
+    let built = cold.build_app(&context, &["--cache-from", from]);
     assert_eq!(built.ran(), Vec::<String>::new(), "{}", built.stderr);
     assert_eq!(warnings(&built), Vec::<&str>::new());
     assert_eq!(
@@ -66,7 +60,7 @@ fn cold_build_runs_nothing(from: &str) -> Outcome {
         "ALPHA\nbeta\n"
     );
     // What came from elsewhere is this machine's own from then on.
-    let again = build(&cold, &context, &[]);
+    let again = cold.build_app(&context, &[]);
     assert_eq!(again.ran(), Vec::<String>::new(), "{}", again.stderr);
     built
 }
@@ -76,7 +70,7 @@ fn goes_through(to: &str, from: &str) {
     let Some((warm, context)) = machine(DOCKERFILE) else {
         return;
     };
-    let first = build(&warm, &context, &["--cache-to", to]);
+    let first = warm.build_app(&context, &["--cache-to", to]);
     assert_eq!(first.ran().len(), STEPS, "{}", first.stderr);
     cold_build_runs_nothing(from);
 }
@@ -116,9 +110,9 @@ fn a_warm_machine_exports_what_it_did_not_run() {
         return;
     };
     let folder = warm.path("cache").display().to_string();
-    build(&warm, &context, &[]);
+    warm.build_app(&context, &[]);
     let to = format!("type=local,dest={folder},mode=max");
-    let second = build(&warm, &context, &["--cache-to", &to]);
+    let second = warm.build_app(&context, &["--cache-to", &to]);
     assert_eq!(second.ran(), Vec::<String>::new());
     assert!(
         second.stderr.contains("5 of 5 records new"),
@@ -136,11 +130,7 @@ fn a_cold_machine_runs_what_changed_and_says_why() {
     let Some((warm, context)) = machine(dockerfile) else {
         return;
     };
-    build(
-        &warm,
-        &context,
-        &["--cache-to", &reference, "--build-arg", "V=1"],
-    );
+    warm.build_app(&context, &["--cache-to", &reference, "--build-arg", "V=1"]);
     let (cold, context) = machine(dockerfile).unwrap();
     let flags = [
         "--cache-from",
@@ -149,7 +139,7 @@ fn a_cold_machine_runs_what_changed_and_says_why() {
         "V=2",
         "--explain-cache",
     ];
-    let built = build(&cold, &context, &flags);
+    let built = cold.build_app(&context, &flags);
     assert_eq!(built.ran().len(), 2, "{}", built.stderr);
     assert!(
         built.stderr.contains("miss: env V changed"),
@@ -166,13 +156,13 @@ fn the_steps_of_other_stages_are_there_with_mode_max_alone() {
     let folder = |mode: &str| warm.path(mode).display().to_string();
     for mode in ["min", "max"] {
         let to = format!("type=local,dest={},mode={mode}", folder(mode));
-        build(&warm, &context, &["--cache-to", &to]);
+        warm.build_app(&context, &["--cache-to", &to]);
     }
     for (mode, ran) in [("min", 4), ("max", 2)] {
         let (cold, context) = machine(DOCKERFILE).unwrap();
         fs::write(context.join("b.txt"), "changed\n").unwrap();
         let from = format!("type=local,src={}", folder(mode));
-        let built = build(&cold, &context, &["--cache-from", &from]);
+        let built = cold.build_app(&context, &["--cache-from", &from]);
         let last = built.ran();
         assert_eq!(last.len(), ran + 1, "{mode}: {last:?}");
     }
@@ -188,14 +178,14 @@ fn a_cache_may_be_compressed_otherwise_than_the_image() {
         "type=local,dest={},mode=max,compression=zstd",
         folder.display()
     );
-    build(&warm, &context, &["--cache-to", &to]);
+    warm.build_app(&context, &["--cache-to", &to]);
     let wanted = layers(&warm);
     let documents = documents(&folder);
     assert!(documents.contains("tar+zstd"), "{documents}");
     assert!(!documents.contains("tar+gzip"), "{documents}");
     let (cold, context) = machine(DOCKERFILE).unwrap();
     let from = format!("type=local,src={}", folder.display());
-    let built = build(&cold, &context, &["--cache-from", &from]);
+    let built = cold.build_app(&context, &["--cache-from", &from]);
     assert_eq!(built.ran(), Vec::<String>::new(), "{}", built.stderr);
     assert_eq!(layers(&cold), wanted);
 }
@@ -228,12 +218,12 @@ fn exports_at_the_same_time_add_to_each_other() {
         let machines: Vec<_> = branches.iter().filter_map(|text| machine(text)).collect();
         std::thread::scope(|scope| {
             for (sandbox, context) in &machines {
-                scope.spawn(|| build(sandbox, context, &["--cache-to", &to]));
+                scope.spawn(|| sandbox.build_app(context, &["--cache-to", &to]));
             }
         });
         for text in branches.iter().take(machines.len()) {
             let (cold, context) = machine(text).unwrap();
-            let built = build(&cold, &context, &["--cache-from", &from]);
+            let built = cold.build_app(&context, &["--cache-from", &from]);
             assert_eq!(
                 built.ran(),
                 Vec::<String>::new(),
@@ -272,12 +262,12 @@ fn an_image_carries_the_records_of_its_own_layers() {
     assert_eq!(warm.format("plain", "{{.Id}}"), id);
 
     let (cold, context) = machine(dockerfile).unwrap();
-    let built = build(&cold, &context, &["--cache-from", &image]);
+    let built = cold.build_app(&context, &["--cache-from", &image]);
     assert_eq!(built.ran(), Vec::<String>::new(), "{}", built.stderr);
     assert_eq!(cold.output_of("app", &["cat", "/one"]), "one\n");
     fs::write(context.join("a.txt"), "other\n").unwrap();
     assert_eq!(
-        build(&cold, &context, &["--cache-from", &image])
+        cold.build_app(&context, &["--cache-from", &image])
             .ran()
             .len(),
         2
@@ -294,7 +284,7 @@ fn an_image_without_records_gives_nothing_and_is_warned_of() {
     let image = server.reference("app:1");
     warm.ok(["build", "-t", &image, "--push", context.to_str().unwrap()]);
     let (cold, context) = machine(dockerfile).unwrap();
-    let built = build(&cold, &context, &["--cache-from", &image]);
+    let built = cold.build_app(&context, &["--cache-from", &image]);
     assert_eq!(built.ran().len(), 1);
     assert_eq!(
         warnings(&built),
@@ -303,7 +293,7 @@ fn an_image_without_records_gives_nothing_and_is_warned_of() {
         )]
     );
     // It is an image, and stays one.
-    let written = build(&cold, &context, &["--cache-to", &image]);
+    let written = cold.build_app(&context, &["--cache-to", &image]);
     assert!(
         warnings(&written)[0].contains("is left alone"),
         "{}",
@@ -322,7 +312,7 @@ fn a_cache_that_is_not_there_yet_is_no_trouble() {
     let (reference, folder) = (server.reference("none"), sandbox.path("none"));
     let local = format!("type=local,src={}", folder.display());
     let flags = ["--cache-from", &reference, "--cache-from", &local];
-    let built = build(&sandbox, &context, &flags);
+    let built = sandbox.build_app(&context, &flags);
     assert_eq!(built.ran().len(), STEPS);
     assert_eq!(warnings(&built), Vec::<&str>::new());
 }
@@ -333,11 +323,11 @@ fn a_registry_that_is_down_costs_one_warning_each_way() {
         return;
     };
     let reference = format!("{}/cache", crate::harness::free_address());
-    let built = build(&sandbox, &context, &["--cache-from", &reference]);
+    let built = sandbox.build_app(&context, &["--cache-from", &reference]);
     assert_eq!(built.ran().len(), STEPS);
     assert_eq!(warnings(&built).len(), 1, "{}", built.stderr);
 
-    let written = build(&sandbox, &context, &["--cache-to", &reference]);
+    let written = sandbox.build_app(&context, &["--cache-to", &reference]);
     assert_eq!(warnings(&written).len(), 1, "{}", written.stderr);
     let insisting = format!("type=registry,ref={reference},ignore-error=false");
     let args = ["build", "-t", "app", "--cache-to", &insisting];
@@ -353,7 +343,7 @@ fn a_registry_that_does_not_answer_is_given_up_soon() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let reference = format!("{}/cache", silent.local_addr().unwrap());
     let began = Instant::now();
-    let built = build(&sandbox, &context, &["--cache-from", &reference]);
+    let built = sandbox.build_app(&context, &["--cache-from", &reference]);
     assert!(
         began.elapsed() < Duration::from_secs(25),
         "{:?}",
@@ -368,7 +358,7 @@ fn exported() -> Option<(Sandbox, PathBuf)> {
     let (warm, context) = machine(DOCKERFILE)?;
     let folder = warm.path("cache");
     let to = format!("type=local,dest={},mode=max", folder.display());
-    build(&warm, &context, &["--cache-to", &to]);
+    warm.build_app(&context, &["--cache-to", &to]);
     Some((warm, folder))
 }
 
@@ -387,7 +377,7 @@ fn damage_is_survived_and_healed(damage: impl Fn(&Path)) {
     let (cold, context) = machine(DOCKERFILE).unwrap();
     let from = format!("type=local,src={}", folder.display());
     let to = format!("type=local,dest={},mode=max", folder.display());
-    let built = build(&cold, &context, &["--cache-from", &from, "--cache-to", &to]);
+    let built = cold.build_app(&context, &["--cache-from", &from, "--cache-to", &to]);
     assert_eq!(warnings(&built).len(), 1, "{}", built.stderr);
     assert_eq!(
         cold.output_of("app", &["cat", "/built", "/b.out"]),
@@ -528,7 +518,7 @@ RUN --mount=type=secret,id=key test -s /run/secrets/key && echo $TOKEN | wc -c >
         "--cache-to",
         &to,
     ];
-    build(&warm, &context, &flags);
+    warm.build_app(&context, &flags);
     let documents = documents(&folder);
     assert!(documents.contains("env TOKEN"), "fields have names");
     let scratch = warm.path("").display().to_string();
@@ -560,15 +550,11 @@ fn a_cold_build_fetches_one_record_and_its_layers() {
     let server = Server::start();
     let direct = server.reference("cache");
     let to = format!("type=registry,ref={direct},mode=max");
-    build(&warm, &context, &["--cache-to", &to]);
+    warm.build_app(&context, &["--cache-to", &to]);
 
     let proxy = Proxy::start(&server.address);
     let (cold, context) = machine(DOCKERFILE).unwrap();
-    let built = build(
-        &cold,
-        &context,
-        &["--cache-from", &proxy.reference("cache")],
-    );
+    let built = cold.build_app(&context, &["--cache-from", &proxy.reference("cache")]);
     assert_eq!(built.ran(), Vec::<String>::new());
     let requests = proxy.requests();
     let of = |part: &str| requests.iter().filter(|line| line.contains(part)).count();
@@ -587,7 +573,7 @@ fn an_export_of_what_is_there_sends_nothing() {
     let server = Server::start();
     let proxy = Proxy::start(&server.address);
     let to = format!("type=registry,ref={},mode=max", proxy.reference("cache"));
-    build(&warm, &context, &["--cache-to", &to]);
+    warm.build_app(&context, &["--cache-to", &to]);
     let sent = |lines: &[String]| {
         let writes = ["PUT ", "POST ", "PATCH "];
         lines
@@ -596,14 +582,14 @@ fn an_export_of_what_is_there_sends_nothing() {
             .count()
     };
     assert!(sent(&proxy.requests()) > STEPS);
-    build(&warm, &context, &["--cache-to", &to]);
+    warm.build_app(&context, &["--cache-to", &to]);
     let requests = proxy.requests();
     assert_eq!(sent(&requests), 0, "{requests:#?}");
 
     // One who took it from there sends nothing back, and fetches nothing to do so.
     let (cold, context) = machine(DOCKERFILE).unwrap();
     let from = proxy.reference("cache");
-    build(&cold, &context, &["--cache-from", &from, "--cache-to", &to]);
+    cold.build_app(&context, &["--cache-from", &from, "--cache-to", &to]);
     let requests = proxy.requests();
     assert_eq!(sent(&requests), 0, "{requests:#?}");
     let blobs = requests
@@ -618,15 +604,11 @@ fn a_registry_that_loses_its_blobs_costs_one_warning() {
         return;
     };
     let server = Server::start();
-    build(&warm, &context, &["--cache-to", &server.reference("cache")]);
+    warm.build_app(&context, &["--cache-to", &server.reference("cache")]);
     let proxy = Proxy::start(&server.address);
     proxy.refuse("/blobs/");
     let (cold, context) = machine(DOCKERFILE).unwrap();
-    let built = build(
-        &cold,
-        &context,
-        &["--cache-from", &proxy.reference("cache")],
-    );
+    let built = cold.build_app(&context, &["--cache-from", &proxy.reference("cache")]);
     assert_eq!(built.ran().len(), STEPS, "{}", built.stderr);
     assert_eq!(warnings(&built).len(), 1, "{}", built.stderr);
 }

@@ -22,7 +22,9 @@ async fn half_sent(registry: &TestRegistry, location: &str) -> TcpStream {
     let mut stream = TcpStream::connect(registry.0).await.unwrap();
     let head = format!("PATCH {location} HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n01234");
     stream.write_all(head.as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    while registry.get(location).await.expect(204).header("range") != "0-4" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     stream
 }
 

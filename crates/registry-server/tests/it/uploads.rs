@@ -11,6 +11,13 @@ use crate::harness::{Client, TestRegistry};
 
 const CONTENT: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
+/// That a repository `a` serves a blob of this content.
+async fn assert_blob(registry: &TestRegistry, digest: &Digest, content: &[u8]) {
+    let path = format!("/v2/a/blobs/{digest}");
+    let blob = registry.get(&path).await.expect(200);
+    assert!(blob.body == content, "{} bytes", blob.body.len());
+}
+
 async fn assert_status(client: &Client, location: &str, range: &str) {
     let reply = client.get(location).await.expect(204);
     assert_eq!(reply.header("range"), range);
@@ -66,11 +73,7 @@ async fn chunks_in_order() {
     let range = [("content-range", "20-35")];
     let last = CONTENT[20..].to_vec();
     registry.send("PUT", &put, &range, last).await.expect(201);
-    let blob = registry
-        .get(&format!("/v2/a/blobs/{digest}"))
-        .await
-        .expect(200);
-    assert_eq!(blob.body, CONTENT);
+    assert_blob(&registry, &digest, CONTENT).await;
 }
 
 #[tokio::test]
@@ -108,11 +111,7 @@ async fn chunks_out_of_order_are_refused_and_the_session_lives() {
         .send("PUT", &put, &right, CONTENT[35..].to_vec())
         .await
         .expect(201);
-    let blob = registry
-        .get(&format!("/v2/a/blobs/{digest}"))
-        .await
-        .expect(200);
-    assert_eq!(blob.body, CONTENT);
+    assert_blob(&registry, &digest, CONTENT).await;
 }
 
 #[tokio::test]
@@ -151,11 +150,7 @@ async fn a_stream_has_no_ranges() {
         .expect(202);
     assert_eq!(reply.header("range"), "0-4999999");
     registry.finish(&location, &digest, b"").await.expect(201);
-    let blob = registry
-        .get(&format!("/v2/a/blobs/{digest}"))
-        .await
-        .expect(200);
-    assert!(blob.body == content);
+    assert_blob(&registry, &digest, &content).await;
 }
 
 #[tokio::test]

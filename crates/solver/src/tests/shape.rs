@@ -2,10 +2,20 @@
 
 use std::time::Duration;
 
-use longshore_graph::{Graph, Input, Op, Vertex};
+use longshore_graph::{Graph, Input, Op, Vertex, VertexId};
 
 use super::support::*;
 use crate::ResourceClass;
+
+/// As many steps on one base as asked for, which need nothing of one another.
+fn wide(steps: usize) -> (Graph, VertexId) {
+    let mut graph = Graph::default();
+    let base = local(&mut graph, "base");
+    let step = |number: usize| run(&mut graph, base, &["const", &number.to_string(), "x"]);
+    let inputs = (0..steps).map(step).map(Input::first).collect();
+    let top = graph.push(Vertex::new("top", Op::Merge, inputs)).unwrap();
+    (graph, top)
+}
 
 #[tokio::test]
 async fn fifty_thousand_steps_deep() {
@@ -24,18 +34,7 @@ async fn fifty_thousand_steps_deep() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ten_thousand_steps_wide() {
-    let mut graph = Graph::default();
-    let base = local(&mut graph, "base");
-    let mut inputs = Vec::new();
-    for number in 0..10_000 {
-        let number = number.to_string();
-        inputs.push(Input::first(run(
-            &mut graph,
-            base,
-            &["const", &number, "x"],
-        )));
-    }
-    let top = graph.push(Vertex::new("top", Op::Merge, inputs)).unwrap();
+    let (graph, top) = wide(10_000);
     let bench = Bench::with_jobs(8);
     bench.world.context("base", &[("x", "x")]);
     assert_eq!(bench.build(&graph, top).await.len(), 10_002);
@@ -45,18 +44,7 @@ async fn ten_thousand_steps_wide() {
 
 #[tokio::test(start_paused = true)]
 async fn as_many_steps_run_at_once_as_there_are_places_and_no_more() {
-    let mut graph = Graph::default();
-    let base = local(&mut graph, "base");
-    let mut inputs = Vec::new();
-    for number in 0..40 {
-        let number = number.to_string();
-        inputs.push(Input::first(run(
-            &mut graph,
-            base,
-            &["const", &number, "x"],
-        )));
-    }
-    let top = graph.push(Vertex::new("top", Op::Merge, inputs)).unwrap();
+    let (graph, top) = wide(40);
     let bench = Bench::with_jobs(3);
     bench.world.context("base", &[("x", "x")]);
     bench.world.shuffle(1);
@@ -95,18 +83,7 @@ async fn the_longest_way_is_gone_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_small_build_does_not_wait_behind_all_of_a_large_one() {
-    let mut large = Graph::default();
-    let base = local(&mut large, "base");
-    let mut inputs = Vec::new();
-    for number in 0..60 {
-        let number = number.to_string();
-        inputs.push(Input::first(run(
-            &mut large,
-            base,
-            &["const", &number, "x"],
-        )));
-    }
-    let top = large.push(Vertex::new("top", Op::Merge, inputs)).unwrap();
+    let (large, top) = wide(60);
     let mut small = Graph::default();
     let base = local(&mut small, "base");
     let only = run(&mut small, base, &["const", "small", "x"]);
