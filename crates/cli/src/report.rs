@@ -5,6 +5,7 @@ use std::io::Write as _;
 use longshore_dockerfile::diagnostic::Diagnostic;
 use longshore_dockerfile::render::{Color, Source};
 use longshore_engine::{BuildError, EngineError, ErrorClass, LoadedDockerfile};
+use longshore_graph::redacted;
 
 use crate::exit::Exit;
 use crate::progress::printable;
@@ -182,7 +183,7 @@ fn excerpt(dockerfile: &LoadedDockerfile, lines: Option<(u32, u32)>) {
         };
         say(&format!(
             "{number:4} | {mark} {}",
-            printable(line.as_bytes())
+            printable(redacted(line).as_bytes())
         ));
     }
     say("--------------------");

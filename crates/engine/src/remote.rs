@@ -15,6 +15,7 @@ mod git;
 mod http;
 mod mirror;
 mod record;
+mod resume;
 mod shown;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,7 +31,6 @@ use tokio::sync::OnceCell;
 pub use error::RemoteError;
 pub(crate) use http::HttpContext;
 pub(crate) use mirror::remove_unused_mirrors;
-pub(crate) use shown::without_password;
 
 use self::checkout::Checkout;
 use self::commit::Commit;

@@ -13,7 +13,8 @@ use longshore_dockerfile::expand::{ExpandError, Lexer};
 use longshore_dockerfile::span::Span;
 use longshore_dockerfile::suggest::nearest;
 use longshore_graph::{
-    Copy, FileAction, FileActionKind, FileInput, FileOp, Input, LocalSource, Op, Source, VertexMeta,
+    Copy, FileAction, FileActionKind, FileInput, FileOp, Input, LocalSource, Op, Source,
+    VertexMeta, redacted,
 };
 use longshore_oci::Platform;
 
@@ -235,7 +236,7 @@ impl<'a, 's> Lowering<'a, 's> {
             ContextSource::Git(source) => {
                 let mut source = source.clone();
                 source.keep_git_dir |= self.arguments.is_on("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-                let name = format!("[internal] load git source {}", source.remote);
+                let name = format!("[internal] load git source {}", redacted(&source.remote));
                 self.shared.graph.add_source(Source::Git(source), name)?
             }
             ContextSource::Http { source, archive } => {

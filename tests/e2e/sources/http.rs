@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::web::{Answer, Web};
+use super::web::{Answer, Request, Web};
 use crate::harness::{Outcome, Sandbox};
 
 const LONG_AGO: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -243,19 +243,103 @@ fn secrets_go_to_their_host_alone() {
 }
 
 #[test]
-fn a_password_in_a_url_is_sent_and_not_told_in_errors() {
+fn a_password_in_a_url_is_sent_and_told_nowhere() {
     let sandbox = Sandbox::new();
     let web = Web::of(Answer::status(403));
     let url = web.url("/f").replace("http://", "http://user:hidden@");
-    let failed =
-        build(&sandbox, &format!("ADD {url} /f"), &[]).failure(1, &["xxxxx:xxxxx@", "status 403"]);
-    // What is written in the Dockerfile is shown as it is written.
-    let told = failed.stderr.replace(&format!("ADD {url} /f"), "");
-    assert!(!told.contains("hidden"), "{told}");
+    let lines = format!("ADD {url} /f\nADD [\"{url}\", \"/g\"]");
+    let failed = build(&sandbox, &lines, &[]).failure(1, &["xxxxx:xxxxx@", "status 403"]);
+    assert!(!failed.stderr.contains("hidden"), "{}", failed.stderr);
     assert_eq!(
         web.asked()[0].headers["authorization"],
         "Basic dXNlcjpoaWRkZW4="
     );
+
+    web.now(|_| Answer::file("content"));
+    let built = build(&sandbox, &lines, &["--progress", "plain"]).success();
+    assert!(built.stderr.contains("ADD http://xxxxx:xxxxx@"));
+    assert!(!built.stderr.contains("hidden"), "{}", built.stderr);
+    let history = sandbox.ok(["history", "--no-trunc", "built"]).stdout;
+    assert!(history.contains("ADD http://xxxxx:xxxxx@"), "{history}");
+    assert!(!history.contains("hidden"), "{history}");
+    let why = sandbox.ok(["why", "built", "--format", "json"]).stdout;
+    assert!(why.contains("xxxxx:xxxxx@") && !why.contains("hidden"));
+    assert!(!crate::harness::is_anywhere_below(
+        sandbox.root(),
+        b"hidden"
+    ));
+}
+
+/// Half of the content first, and then what `second` answers; what was asked then, and the
+/// file.
+fn broken_once(
+    tag: &'static str,
+    second: impl Fn(&[u8]) -> Answer + Send + Sync + 'static,
+) -> (Vec<Request>, String) {
+    let sandbox = Sandbox::new();
+    let content = "0123456789abcdef".repeat(1 << 14);
+    let asked = AtomicUsize::new(0);
+    let web = Web::serve(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => Answer {
+            cut: true,
+            ..Answer::file(content.clone())
+                .with("ETag", tag)
+                .with("Last-Modified", LONG_AGO)
+        },
+        1 => second(content.as_bytes()),
+        _ => Answer::file("from the start").with("ETag", tag),
+    });
+    let lines = format!("ADD {} /f", web.url("/f"));
+    let root = sandbox.exported(&[("Dockerfile", &dockerfile(&lines))]);
+    (web.asked(), root.text("f").to_owned())
+}
+
+/// The rest of the content from its half on.
+fn second_half(content: &[u8]) -> Answer {
+    let (half, whole) = (content.len() / 2, content.len());
+    let range = format!("bytes {half}-{}/{whole}", whole - 1);
+    Answer {
+        status: 206,
+        ..Answer::file(&content[half..]).with("Content-Range", range)
+    }
+}
+
+#[test]
+fn a_download_that_breaks_goes_on_where_it_ended() {
+    let (asked, text) = broken_once("\"one\"", |content| {
+        second_half(content).with("ETag", "\"one\"")
+    });
+    assert!(text == "0123456789abcdef".repeat(1 << 14), "{}", text.len());
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[1].headers["range"], "bytes=131072-");
+    assert_eq!(asked[1].headers["if-range"], "\"one\"");
+}
+
+#[test]
+fn only_the_rest_of_the_same_content_is_gone_on_with() {
+    // The content has changed meanwhile.
+    let (asked, text) = broken_once("\"one\"", |_| Answer::file("new").with("ETag", "\"two\""));
+    assert_eq!((asked.len(), text.as_str()), (2, "new"));
+    // A tag that does not tell bytes apart, or none.
+    for tag in ["W/\"one\"", ""] {
+        let (asked, text) = broken_once(tag, |_| Answer::file("whole"));
+        assert_eq!((asked.len(), text.as_str()), (2, "whole"), "{tag}");
+        assert!(!asked[1].headers.contains_key("range"));
+    }
+    // Parts that nobody asked for.
+    let parts: [fn(&[u8]) -> Answer; 3] = [
+        |content| second_half(content).with("ETag", "\"two\""),
+        |content| second_half(&content[..100]).with("ETag", "\"one\""),
+        |_| Answer::status(416),
+    ];
+    for part in parts {
+        let (asked, text) = broken_once("\"one\"", part);
+        assert_eq!((asked.len(), text.as_str()), (3, "from the start"));
+        assert!(!asked[2].headers.contains_key("range"));
+    }
+    let sandbox = Sandbox::new();
+    let web = Web::serve(|_| second_half(b"0123456789"));
+    build(&sandbox, &format!("ADD {} /f", web.url("/f")), &[]).failure(1, &["status 206"]);
 }
 
 #[test]

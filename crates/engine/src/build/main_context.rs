@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use longshore_dockerfile::TEXT_BYTES_MAX;
 use longshore_frontend::{ContextSource, git_source};
-use longshore_graph::{GitSource, HttpSource};
+use longshore_graph::{GitSource, HttpSource, redacted};
 use tokio::task::spawn_blocking;
 
 use super::inputs::{CONTEXT, unpack_archive};
 use crate::files::{read_beneath, read_regular};
-use crate::remote::{HttpContext, Remotes, without_password};
+use crate::remote::{HttpContext, Remotes};
 use crate::{BuildRequest, ContextSpec, DockerfileSpec, Engine, EngineError};
 
 const DOCKERFILE: &str = "Dockerfile";
@@ -144,7 +144,7 @@ impl Place {
             Self::HttpArchive { unpacked, .. } => from_unpacked(unpacked, name),
             Self::Git { root, .. } => beneath(root.as_fd(), name),
             Self::HttpText { source, text } => {
-                let name = without_password(&source.url);
+                let name = redacted(&source.url);
                 Ok(DockerfileText {
                     bytes: text.clone(),
                     name,
@@ -158,7 +158,7 @@ impl Place {
 /// The repository of a context. `github.com/…` is short for its URL.
 pub(super) fn git_context(url: &str) -> Result<GitSource, EngineError> {
     let url = whole_git_url(url);
-    let shown = without_password(&url);
+    let shown = redacted(&url);
     let source = git_source(&url).ok_or_else(|| {
         EngineError::Invalid(format!("context `{shown}` is not a git repository's URL"))
     })?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use longshore_graph::redacted;
 use longshore_oci::{Descriptor, Digest};
 use longshore_solver::{CacheKey, HitKey, KeyFields, MissReason, Origin};
 use serde::{Deserialize, Serialize};
@@ -186,21 +187,9 @@ fn context_text(context: &ContextSpec) -> String {
     match context {
         ContextSpec::Empty => "none".to_owned(),
         ContextSpec::Directory(path) | ContextSpec::Archive(path) => path.display().to_string(),
-        ContextSpec::Git(text) | ContextSpec::Http(text) => without_password(text),
+        ContextSpec::Git(text) | ContextSpec::Http(text) => redacted(text),
         ContextSpec::Image(reference) => format!("docker-image://{}", reference.familiar()),
         ContextSpec::OciLayout(text) => format!("oci-layout://{text}"),
-    }
-}
-
-/// A URL without what stands between `//` and `@`.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => url.to_owned(),
     }
 }
 
@@ -212,7 +201,8 @@ fn output_text(output: &OutputSpec) -> String {
     }
 }
 
-/// A build argument as it is kept: proxies often hold passwords, so of them the name alone.
+/// A build argument as it is kept: proxies often hold passwords, so of them the name alone,
+/// and of no URL the password.
 fn kept_argument((name, value): (&String, &String)) -> (String, String) {
     const PROXIES: [&str; 5] = [
         "http_proxy",
@@ -225,7 +215,7 @@ fn kept_argument((name, value): (&String, &String)) -> (String, String) {
     let value = if is_proxy {
         String::new()
     } else {
-        value.clone()
+        redacted(value)
     };
     (name.clone(), value)
 }
@@ -235,14 +225,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_of_urls_are_left_out() {
-        for (url, shown) in [
-            ("https://u:p@host/x@y", "https://host/x@y"),
-            ("https://host/x", "https://host/x"),
-            ("git@host:x", "git@host:x"),
-            ("https://token@host", "https://host"),
+    fn no_argument_is_kept_with_a_password() {
+        for (name, value, kept) in [
+            ("Http_Proxy", "http://u:p@h", ""),
+            ("URL", "http://u:p@h/x", "http://xxxxx:xxxxx@h/x"),
+            ("VERSION", "1@2", "1@2"),
         ] {
-            assert_eq!(without_password(url), shown);
+            let argument = (name.to_owned(), value.to_owned());
+            let (name, value) = kept_argument((&argument.0, &argument.1));
+            assert_eq!((name, value.as_str()), (argument.0, kept));
         }
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use longshore_graph::GitSource;
+use longshore_graph::{GitSource, redacted};
 use longshore_layers::{LayerIndex, TreeView, diff_upper};
 use longshore_snapshot::{ActiveSnapshot, Snapshotter as _};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
@@ -23,7 +23,7 @@ use super::commit::{Commit, identity, keeps_git_dir, subdirectory};
 use super::git::{Call, EVERY_PROTOCOL, Git};
 use super::mirror::Mirror;
 use super::record::{self, Sort};
-use super::{RemoteError, Remotes, without_password};
+use super::{RemoteError, Remotes};
 use crate::EngineError;
 use crate::layer::{Layer, LayerStore};
 use crate::tree::{RecordedLayer, Tree};
@@ -418,11 +418,7 @@ impl Work {
 
     async fn forget_password(&self, git: &Git, source: &GitSource) -> Result<(), EngineError> {
         let mut call = self.call("check out");
-        call.args([
-            "config",
-            "remote.origin.url",
-            &without_password(&source.remote),
-        ]);
+        call.args(["config", "remote.origin.url", &redacted(&source.remote)]);
         Ok(git.run(call).await?)
     }
 

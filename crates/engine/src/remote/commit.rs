@@ -1,9 +1,9 @@
 //! Which commit a reference of a repository stands for.
 
-use longshore_graph::GitSource;
+use longshore_graph::{GitSource, redacted};
 
 use super::git::Call;
-use super::{RemoteError, Remotes, without_password};
+use super::{RemoteError, Remotes};
 use crate::EngineError;
 
 /// The longest reference: what file systems of servers take.
@@ -75,7 +75,7 @@ impl Remotes {
                 reference
             };
             EngineError::from(RemoteError::NoReference {
-                remote: without_password(&source.remote),
+                remote: redacted(&source.remote),
                 reference: reference.to_owned(),
             })
         })
@@ -112,13 +112,8 @@ impl Commit {
 /// from; `.git` has the names of reference and repository in it.
 pub(super) fn identity(source: &GitSource, commit: &Commit) -> String {
     let subdir = subdirectory(&source.subdir);
-    let git_dir = keeps_git_dir(source).then(|| {
-        (
-            &commit.object,
-            &commit.reference,
-            without_password(&source.remote),
-        )
-    });
+    let git_dir = keeps_git_dir(source)
+        .then(|| (&commit.object, &commit.reference, redacted(&source.remote)));
     format!(
         "git 1 {} {subdir:?} {} {git_dir:?}",
         commit.commit(),

@@ -1,7 +1,8 @@
 //! Downloads: the file at a URL, as a blob of the content store.
 //!
 //! What was downloaded before is asked for with its validators, and not downloaded again
-//! where the host says that it is still the same.
+//! where the host says that it is still the same. One whose connection broke goes on where it
+//! ended, where the host says that the content is still the same.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -10,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use longshore_content::{LocalWriter, StateRoot};
+use longshore_graph::redacted;
 use longshore_oci::{Algorithm, Digest, Digester};
 use longshore_registry_client::{TransportError, WebAnswer};
 use serde::{Deserialize, Serialize};
@@ -17,15 +19,14 @@ use tokio::task::spawn_blocking;
 use url::Url;
 
 use super::record::{self, Sort};
-use super::{RemoteError, Remotes, Watcher, without_password};
+use super::resume::{Failures, Partial};
+use super::{RemoteError, Remotes, Watcher};
 use crate::EngineError;
 
 /// The largest file that is downloaded: as large as a layer's content may be.
 const DOWNLOAD_BYTES_MAX: u64 = 256 << 30;
 /// The longest validator that is sent back.
 const VALIDATOR_BYTES_MAX: usize = 4096;
-/// How often a download is begun that breaks off.
-const ATTEMPTS: u32 = 3;
 /// How many pieces may wait to be written.
 const PIECES_AHEAD: usize = 16;
 /// After how many bytes progress is reported.
@@ -89,44 +90,61 @@ impl Remotes {
             return Ok(download);
         }
         Err(EngineError::from(RemoteError::Checksum {
-            url: without_password(url),
+            url: redacted(url),
             actual: Box::new(actual),
             expected: Box::new(*expected),
         }))
     }
 
     async fn fetch(&self, url: &str, watcher: Watcher<'_>) -> Result<Download, EngineError> {
-        let shown = without_password(url);
+        let shown = redacted(url);
         let target: Url = url.parse().map_err(|_| RemoteError::Web {
             url: shown.clone(),
             source: longshore_registry_client::WebError::Url,
         })?;
         let authorization = self.authorization(&target).await?;
         let mut known = self.known(url).await?;
-        let conditions = known.as_ref().map(|(record, _)| record.conditions());
-        let headers = conditions.unwrap_or_default();
-        let mut attempt = 1;
+        let mut begun: Option<Partial> = None;
+        let mut failures = Failures::default();
         loop {
+            let headers = match (&begun, &known) {
+                (Some(begun), _) => begun.conditions(),
+                (None, Some((record, _))) => record.conditions(),
+                (None, None) => Vec::new(),
+            };
             let client = self.engine.registry();
             let answer = client.fetch_url(&target, &headers, authorization.as_deref());
             let answer = answer.await.map_err(|source| RemoteError::Web {
                 url: shown.clone(),
                 source,
             })?;
-            if let Some((_, download)) = known.take_if(|(record, _)| record.is_still(&answer)) {
+            let asked_for_rest = begun.is_some();
+            let is_still = |(record, _): &mut (Record, _)| record.is_still(&answer);
+            if let Some((_, download)) = known.take_if(|known| !asked_for_rest && is_still(known)) {
                 return Ok(download);
             }
-            if !(200..300).contains(&answer.status()) {
-                return Err(EngineError::from(RemoteError::Status {
-                    url: shown,
-                    host: answer.host().to_owned(),
-                    status: answer.status(),
-                }));
+            begun = begun.filter(|begun| begun.goes_on_with(&answer));
+            match answer.status() {
+                206 if begun.is_some() => {}
+                // Not the rest that was asked for: the whole is asked for again.
+                206 | 416 if asked_for_rest => continue,
+                200..=205 | 207..=299 => {}
+                status => {
+                    return Err(EngineError::from(RemoteError::Status {
+                        url: shown,
+                        host: answer.host().to_owned(),
+                        status,
+                    }));
+                }
             }
-            match self.store(url, answer, watcher).await? {
-                Ok(download) => return Ok(download),
-                Err(_) if attempt < ATTEMPTS => attempt += 1,
-                Err(source) => return Err(RemoteError::Interrupted { url: shown, source }.into()),
+            match self.store(url, answer, begun.take(), watcher).await? {
+                Stored::Whole(download) => return Ok(download),
+                Stored::Broken { partial, .. } if failures.may_go_on(partial.size_bytes()) => {
+                    begun = Some(partial).filter(Partial::can_go_on);
+                }
+                Stored::Broken { source, .. } => {
+                    return Err(RemoteError::Interrupted { url: shown, source }.into());
+                }
             }
         }
     }
@@ -161,25 +179,35 @@ impl Remotes {
         .await?
     }
 
-    /// Keeps the body of an answer as a blob; a broken connection is the inner error.
+    /// Keeps the body of an answer, behind what was `begun`, as a blob.
     async fn store(
         &self,
         url: &str,
         mut answer: WebAnswer,
+        begun: Option<Partial>,
         watcher: Watcher<'_>,
-    ) -> Result<Result<Download, TransportError>, EngineError> {
+    ) -> Result<Stored, EngineError> {
         let too_large = || RemoteError::TooLarge {
-            url: without_password(url),
+            url: redacted(url),
             limit: DOWNLOAD_BYTES_MAX,
         };
+        let (writer, validators) = match begun {
+            Some(begun) => (Some(begun.writer), begun.validators),
+            None => (None, Validators::of(&answer)),
+        };
+        let arrived = writer.as_ref().map_or(0, LocalWriter::size_bytes);
         let total = answer.content_length();
+        let total = total.map(|rest| arrived.saturating_add(rest));
         if total.is_some_and(|total| total > DOWNLOAD_BYTES_MAX) {
             return Err(too_large().into());
         }
         let (pieces, mut arriving) = tokio::sync::mpsc::channel::<Bytes>(PIECES_AHEAD);
         let root = self.engine.root().clone();
         let written = spawn_blocking(move || {
-            let mut writer = root.cache_blobs().writer()?;
+            let mut writer = match writer {
+                Some(writer) => writer,
+                None => root.cache_blobs().writer()?,
+            };
             while let Some(piece) = arriving.blocking_recv() {
                 writer
                     .write_all(&piece)
@@ -187,7 +215,7 @@ impl Remotes {
             }
             Ok::<_, EngineError>(writer)
         });
-        let mut report = Report::new(url, total, watcher);
+        let mut report = Report::new(url, arrived, total, watcher);
         let mut broke = None;
         loop {
             match answer.chunk().await {
@@ -210,26 +238,33 @@ impl Remotes {
         }
         drop(pieces);
         let writer = written.await??;
-        if let Some(error) = broke {
-            return Ok(Err(error));
+        let partial = Partial { writer, validators };
+        if let Some(source) = broke {
+            return Ok(Stored::Broken { source, partial });
         }
         report.end();
-        let (root, key, record) = (
-            self.engine.root().clone(),
-            Sort::Download.key(url),
-            Validators::of(&answer),
-        );
-        spawn_blocking(move || commit(&root, writer, key, record).map(Ok)).await?
+        let (root, key) = (self.engine.root().clone(), Sort::Download.key(url));
+        spawn_blocking(move || commit(&root, partial, key).map(Stored::Whole)).await?
     }
+}
+
+/// What came of an answer's body.
+enum Stored {
+    Whole(Download),
+    /// The connection broke.
+    Broken {
+        source: TransportError,
+        partial: Partial,
+    },
 }
 
 /// Makes what was written a blob, and remembers it.
 fn commit(
     root: &StateRoot,
-    writer: LocalWriter,
+    whole: Partial,
     key: longshore_content::cache_records::Key,
-    validators: Validators,
 ) -> Result<Download, EngineError> {
+    let Partial { writer, validators } = whole;
     let (digest, _) = writer.commit(None)?;
     let record = Record {
         digest,
@@ -289,7 +324,7 @@ fn seconds(date: &str) -> Option<i64> {
 }
 
 /// What an answer says of its content.
-struct Validators {
+pub(super) struct Validators {
     etag: Option<String>,
     modified: Option<String>,
     modified_validates: bool,
@@ -312,6 +347,16 @@ impl Validators {
             modified,
         }
     }
+
+    /// The tag, where it tells these bytes from all others.
+    pub(super) fn strong_tag(&self) -> Option<&str> {
+        strong(self.etag.as_deref())
+    }
+}
+
+/// A tag, where it is a strong one (RFC 9110 section 8.8.3).
+fn strong(tag: Option<&str>) -> Option<&str> {
+    tag.filter(|tag| tag.starts_with('"'))
 }
 
 /// Whether content that was last changed at `modified` cannot have changed again within the
@@ -341,7 +386,7 @@ impl Record {
     /// say so, but sends the same strong tag.
     fn is_still(&self, answer: &WebAnswer) -> bool {
         let asked = self.etag.is_some() || self.modified_validates;
-        let strong = self.etag.as_deref().filter(|tag| tag.starts_with('"'));
+        let strong = strong(self.etag.as_deref());
         match answer.status() {
             304 => asked,
             200 => strong.is_some() && answer.header("etag").map(str::trim) == strong,
@@ -360,11 +405,11 @@ struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn new(url: &str, total: Option<u64>, watcher: Watcher<'a>) -> Self {
+    fn new(url: &str, arrived: u64, total: Option<u64>, watcher: Watcher<'a>) -> Self {
         Self {
-            what: without_password(url),
-            bytes: 0,
-            told: 0,
+            what: redacted(url),
+            bytes: arrived,
+            told: arrived,
             total,
             watcher,
         }

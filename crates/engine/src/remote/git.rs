@@ -11,14 +11,14 @@ use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use longshore_graph::GitSource;
+use longshore_graph::{GitSource, redacted};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use url::Url;
 
 use super::shown::printable;
-use super::{RemoteError, Remotes, without_password};
+use super::{RemoteError, Remotes};
 use crate::EngineError;
 
 /// The most that is read of what `git` answers: the references of a large repository.
@@ -208,7 +208,7 @@ impl Git {
         let mut answer = Vec::new();
         let too_much = RemoteError::TooMuch {
             doing: call.doing,
-            remote: without_password(&self.remote),
+            remote: redacted(&self.remote),
             limit: ANSWER_BYTES_MAX,
         };
         let mut too_much = Some(too_much);
@@ -256,7 +256,7 @@ impl Git {
         }
         Err(RemoteError::Git {
             doing: call.doing,
-            remote: without_password(&self.remote),
+            remote: redacted(&self.remote),
             said: self.fit_to_show(&said),
         })
     }
@@ -307,8 +307,7 @@ impl Git {
 
     /// What `git` said, without the URL's password.
     fn fit_to_show(&self, said: &[u8]) -> String {
-        let said =
-            String::from_utf8_lossy(said).replace(&self.remote, &without_password(&self.remote));
+        let said = String::from_utf8_lossy(said).replace(&self.remote, &redacted(&self.remote));
         printable(&said)
     }
 }
@@ -391,7 +390,7 @@ fn ssh_command(known_hosts: &Path) -> String {
 /// That a repository is fetched with a protocol that is known, and that nothing in its name
 /// can be taken for an option.
 fn check_remote(remote: &str) -> Result<(), RemoteError> {
-    let refuse = || RemoteError::Transport(without_password(remote));
+    let refuse = || RemoteError::Transport(redacted(remote));
     if remote.chars().any(char::is_control) {
         return Err(refuse());
     }

@@ -12,12 +12,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use longshore_graph::GitSource;
+use longshore_graph::{GitSource, redacted};
 use tokio::task::spawn_blocking;
 
 use super::commit::Commit;
 use super::git::{Call, Git};
-use super::{RemoteError, Remotes, without_password};
+use super::{RemoteError, Remotes};
 use crate::EngineError;
 use crate::build::LockedFile;
 
@@ -100,7 +100,7 @@ impl Mirror {
         commit: &Commit,
     ) -> Result<(), EngineError> {
         tracing::warn!(
-            remote = without_password(&source.remote),
+            remote = redacted(&source.remote),
             "the mirror is fetched again"
         );
         let fresh = self.path.with_extension("new");
@@ -183,7 +183,7 @@ async fn fetch(
     };
     Err(EngineError::from(RemoteError::Git {
         doing: "fetch",
-        remote: without_password(&source.remote),
+        remote: redacted(&source.remote),
         said,
     }))
 }

@@ -7,7 +7,7 @@ use longshore_dockerfile::quote::quote;
 use longshore_dockerfile::span::{Span, Spanned};
 use longshore_graph::{
     Copy, FileAction, FileActionKind, FileInput, FileOp, HttpSource, Input, Mkfile, ModeSpec, Op,
-    Owner, Source, VertexMeta,
+    Owner, Source, VertexMeta, redacted,
 };
 
 use super::input_place;
@@ -244,6 +244,7 @@ impl Lowering<'_, '_> {
         request.check_checksum()?;
         let text = &command.instruction.origin.original;
         let shown = shown_command(self.lexer, text, &self.stage(id).state.environment);
+        let shown = redacted(&shown);
         let name = self.name_step(id, command, &shown);
         let is_layer = request.link && request.chmod.is_empty();
         let base = self.stage(id).state.output.filter(|_| !is_layer);
@@ -530,7 +531,7 @@ impl Request {
         }
         for source in &self.sources {
             words.push(match source {
-                RequestSource::Path(path, _) => path.clone(),
+                RequestSource::Path(path, _) => redacted(path),
                 RequestSource::File { name, .. } => format!("<<{name}"),
             });
         }
