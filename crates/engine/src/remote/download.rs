@@ -140,7 +140,7 @@ impl Remotes {
             match self.store(url, answer, begun.take(), watcher).await? {
                 Stored::Whole(download) => return Ok(download),
                 Stored::Broken { partial, .. } if failures.may_go_on(partial.size_bytes()) => {
-                    begun = Some(partial).filter(Partial::can_go_on);
+                    begun = Some(*partial).filter(Partial::can_go_on);
                 }
                 Stored::Broken { source, .. } => {
                     return Err(RemoteError::Interrupted { url: shown, source }.into());
@@ -240,6 +240,7 @@ impl Remotes {
         let writer = written.await??;
         let partial = Partial { writer, validators };
         if let Some(source) = broke {
+            let partial = Box::new(partial);
             return Ok(Stored::Broken { source, partial });
         }
         report.end();
@@ -254,7 +255,7 @@ enum Stored {
     /// The connection broke.
     Broken {
         source: TransportError,
-        partial: Partial,
+        partial: Box<Partial>,
     },
 }
 
