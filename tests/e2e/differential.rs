@@ -16,6 +16,7 @@ mod bases;
 mod case;
 mod compare;
 mod daemon;
+mod sandbox;
 mod tree;
 
 use std::collections::BTreeMap;

@@ -64,6 +64,9 @@ pub(crate) struct Sandboxing {
         value_name = "MODE"
     )]
     pub(crate) isolation: Isolation,
+    /// An OCI runtime (runc, crun, youki) that runs the processes instead
+    #[arg(long, env = "LONGSHORE_OCI_RUNTIME", value_name = "PATH")]
+    pub(crate) oci_runtime: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -111,7 +111,7 @@ pub(crate) fn engine_that_runs(global: &Global, sandboxing: &Sandboxing) -> Resu
     let options = SandboxOptions {
         isolation: sandboxing.isolation,
         no_user_namespace: global.identity.no_user_namespace(),
-        oci_runtime: None,
+        oci_runtime: sandboxing.oci_runtime.clone(),
         exports_as_caller: global.identity.is_ordinary_user(),
     };
     open_engine(global, options)

@@ -10,7 +10,7 @@ use longshore_content::{GcOptions, StateRoot};
 use longshore_graph::CacheSharing;
 use longshore_oci::{Descriptor, Digest, Document, Platform, Reference};
 use longshore_registry_client::{Client, ClientOptions, TransferObserver};
-use longshore_runner::{Isolation, Runner, RunnerOptions, SandboxRunner};
+use longshore_runner::{Isolation, OciRunner, Runner, RunnerOptions, SandboxRunner};
 use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
 use tokio::task::spawn_blocking;
 
@@ -125,15 +125,22 @@ pub struct DiskUsage {
 
 impl Chosen {
     fn new(options: &SandboxOptions) -> Result<Self, EngineError> {
-        let runner = SandboxRunner::new(&RunnerOptions {
+        let of_runner = RunnerOptions {
             stage: None,
             isolation: options.isolation,
             no_user_namespace: options.no_user_namespace.clone(),
-        })?;
+        };
+        let sandbox = SandboxRunner::new(&of_runner)?;
+        let isolation = sandbox.isolation();
+        let why_not_stronger = sandbox.why_not_stronger().map(str::to_owned);
+        let runner: Arc<dyn Runner> = match &options.oci_runtime {
+            Some(runtime) => Arc::new(OciRunner::new(sandbox, runtime)?),
+            None => Arc::new(sandbox),
+        };
         Ok(Self {
-            isolation: runner.isolation(),
-            why_not_stronger: runner.why_not_stronger().map(str::to_owned),
-            runner: Arc::new(runner),
+            runner,
+            isolation,
+            why_not_stronger,
         })
     }
 }

@@ -10,12 +10,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::Pid;
 
 use crate::spec::Limits;
@@ -65,6 +66,21 @@ impl Hierarchies {
             }
         }
         found
+    }
+
+    /// The topmost groups in sight in place of our own. An OCI runtime is told one path for its
+    /// group, which it looks up below these.
+    pub(crate) fn topmost(&self) -> Self {
+        let top = |own: &PathBuf| {
+            let above = own.ancestors();
+            let groups = above.take_while(|it| it.join("cgroup.procs").exists());
+            groups.last().unwrap_or(own).to_owned()
+        };
+        let old = self.old.iter();
+        Self {
+            unified: self.unified.as_ref().map(top),
+            old: old.map(|(name, own)| (name.clone(), top(own))).collect(),
+        }
     }
 
     /// Only the unified hierarchy, with its controllers: no old ones besides.
@@ -123,6 +139,11 @@ pub(crate) struct Groups {
     unified: Option<Group>,
     old: Vec<Group>,
     memory: Option<PathBuf>,
+    /// They are around those of an OCI runtime's container, and nothing else is put into them.
+    around_container: bool,
+    /// Counts how often the old memory group had to have something killed: unlike its own count,
+    /// also in the groups below it.
+    oom_notices: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -144,8 +165,10 @@ impl Groups {
             unified: None,
             old: Vec::new(),
             memory: None,
+            around_container: false,
+            oom_notices: None,
         };
-        let name = format!("{NAME_PREFIX}{name}");
+        let name = group_name(name);
         let wanted = settings(limits);
         let (old, unified): (Vec<_>, Vec<_>) = wanted
             .into_iter()
@@ -158,6 +181,29 @@ impl Groups {
         groups
     }
 
+    /// Makes them around the group of a container that an OCI runtime makes, in every hierarchy,
+    /// because the runtime would make those that are missing and leave them behind.
+    pub(crate) fn around_container(
+        hierarchies: &Hierarchies,
+        name: &str,
+        limits: &Limits,
+        warnings: &mut Vec<Warning>,
+    ) -> Self {
+        let mut groups = Self::new(hierarchies, name, limits, warnings);
+        groups.around_container = true;
+        for own in hierarchies.old.values() {
+            let directory = own.join(group_name(name));
+            if groups.old.iter().all(|it| it.directory != directory) {
+                // Where we may not, neither may the runtime, which will say so.
+                groups.old.extend(Group::new(&directory).ok());
+            }
+        }
+        let memory = groups.memory.as_deref();
+        let is_old = memory.filter(|it| it.join("memory.oom_control").exists());
+        groups.oom_notices = is_old.and_then(|it| count_ooms(it).ok());
+        groups
+    }
+
     /// The group that a process is put into when it is made.
     pub(crate) fn unified(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(|group| group.lock.as_fd())
@@ -165,6 +211,9 @@ impl Groups {
 
     /// Moves a process into the groups; into the unified one only if it is not there yet.
     pub(crate) fn add(&self, process: Pid, unified_too: bool) -> io::Result<()> {
+        if self.around_container {
+            return Ok(());
+        }
         let unified = self.unified.iter().filter(|_| unified_too);
         for group in unified.chain(&self.old) {
             fs::write(
@@ -180,6 +229,9 @@ impl Groups {
         let Some(directory) = &self.memory else {
             return false;
         };
+        if let Some(notices) = &self.oom_notices {
+            return rustix::io::read(notices, &mut [0; 8]).is_ok();
+        }
         ["memory.events", "memory.oom_control"].iter().any(|file| {
             let text = fs::read_to_string(directory.join(file)).unwrap_or_default();
             let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
@@ -275,6 +327,20 @@ impl Group {
             }
         }
     }
+}
+
+/// The name of a run's group.
+pub(crate) fn group_name(run: &str) -> String {
+    format!("{NAME_PREFIX}{run}")
+}
+
+/// A counter that the kernel raises when a group of the old memory hierarchy is at its limit.
+fn count_ooms(directory: &Path) -> io::Result<OwnedFd> {
+    let notices = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let control = File::open(directory.join("memory.oom_control"))?;
+    let line = format!("{} {}", notices.as_raw_fd(), control.as_raw_fd());
+    fs::write(directory.join("cgroup.event_control"), line)?;
+    Ok(notices)
 }
 
 /// Makes the run's group below our own or, if that may not have controllers because we are in it,
@@ -455,6 +521,7 @@ fn kill_and_remove(directory: &Path) {
     for attempt in 0..REMOVE_ATTEMPTS_MAX {
         match fs::remove_dir(directory) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                kill_and_remove_inner(directory);
                 kill(directory);
                 thread::sleep(Duration::from_millis(u64::from(attempt.min(10))));
             }
@@ -462,6 +529,18 @@ fn kill_and_remove(directory: &Path) {
         }
     }
     tracing::warn!(group = %directory.display(), "a control group could not be removed");
+}
+
+/// What a killed OCI runtime left in its container's group, or the process itself made.
+fn kill_and_remove_inner(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|it| it.is_dir()) {
+            kill_and_remove_inner(&entry.path());
+            kill(&entry.path());
+            // Busy for a moment: it is tried again.
+            let _busy = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// Removes the groups of runs whose supervisor is gone, and kills what is left in them.
@@ -528,7 +607,7 @@ impl Groups {
             .old
             .get("devices")
             .ok_or(io::ErrorKind::NotFound)?;
-        let group = Group::new(&own.join(format!("{NAME_PREFIX}{name}")))?;
+        let group = Group::new(&own.join(group_name(name)))?;
         let directory = group.directory.clone();
         self.old.push(group);
         fs::write(directory.join("devices.deny"), "a")?;
@@ -587,6 +666,8 @@ mod tests {
             unified: None,
             old: Vec::new(),
             memory: None,
+            around_container: false,
+            oom_notices: None,
         };
         groups.filter_devices_old(&hierarchies, &name).unwrap();
         let directory = groups.old[0].directory.clone();

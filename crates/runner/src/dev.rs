@@ -11,7 +11,7 @@ use rustix::mount::MountAttrFlags;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::devices::{NODES, NODES_INSECURE};
+use crate::devices::{LOOP, LOOPS_INSECURE, NODES, NODES_INSECURE};
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, attach, clone_tree, new_file_system};
 use crate::plan::{Doing as _, Failure, Plan};
 use crate::spec::Security;
@@ -22,9 +22,11 @@ const LINKS: [(&str, &str); 6] = [
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
+    ("core", KCORE),
     ("ptmx", "pts/ptmx"),
 ];
+/// Not every kernel has it.
+const KCORE: &str = "/proc/kcore";
 const NULL: (u32, u32) = (1, 3);
 
 /// A new file system for `/dev`, and the terminals' in it.
@@ -37,6 +39,23 @@ pub(crate) struct Dev {
 pub(crate) struct Terminal {
     pub(crate) ours: OwnedFd,
     pub(crate) theirs: OwnedFd,
+}
+
+impl Terminal {
+    /// The terminal that opening `ptmx` made, in a window of so many rows and columns.
+    pub(crate) fn of(ours: OwnedFd, (rows, columns): (u16, u16)) -> io::Result<Self> {
+        unlockpt(&ours)?;
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let theirs = ioctl_tiocgptpeer(&ours, flags)?;
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&theirs, size)?;
+        Ok(Self { ours, theirs })
+    }
 }
 
 impl Dev {
@@ -64,7 +83,11 @@ impl Dev {
         for name in ["pts", "shm", "mqueue"] {
             mkdirat(&self.directory, name, Mode::from_raw_mode(0o755)).doing_at("make", name)?;
         }
+        let host_has_kcore = openat(CWD, KCORE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         for (name, target) in LINKS {
+            if target == KCORE && host_has_kcore.is_err() {
+                continue;
+            }
             symlinkat(target, &self.directory, name).doing_at("make", name)?;
         }
         if nodes_work {
@@ -82,9 +105,9 @@ impl Dev {
                 self.make_node(name, major, minor)
                     .doing_at("make the device", name)?;
             }
-            for minor in 0..8 {
+            for minor in 0..LOOPS_INSECURE {
                 let name = format!("loop{minor}");
-                self.make_block_node(&name, 7, minor)
+                self.make_block_node(&name, LOOP, minor)
                     .doing_at("make the device", &name)?;
             }
         }
@@ -178,22 +201,13 @@ impl Dev {
     /// Makes a terminal, which is also `/dev/console`.
     pub(crate) fn open_terminal(
         &self,
-        (rows, columns): (u16, u16),
+        window: (u16, u16),
         identity: &Identity,
     ) -> Result<Terminal, Failure> {
         let open = || -> io::Result<Terminal> {
             let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
             let ours = openat(&self.terminals, "ptmx", flags, Mode::empty())?;
-            unlockpt(&ours)?;
-            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-            let theirs = ioctl_tiocgptpeer(&ours, flags)?;
-            let size = Winsize {
-                ws_row: rows,
-                ws_col: columns,
-                ws_xpixel: 0,
-                ws_ypixel: 0,
-            };
-            tcsetwinsize(&theirs, size)?;
+            let Terminal { ours, theirs } = Terminal::of(ours, window)?;
             fchown(&theirs, Some(identity.uid()), None)?;
             fchmod(&theirs, Mode::from_raw_mode(0o620))?;
             let console = self.make_file("console")?;

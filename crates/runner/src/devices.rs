@@ -24,9 +24,13 @@ pub(crate) const NODES_INSECURE: [(&str, u32, u32); 6] = [
     ("loop-control", 10, 237),
 ];
 
-const PTMX: (u32, u32) = (5, 2);
+/// Loop devices' major, and how many of them there are under `--security=insecure`.
+pub(crate) const LOOP: u32 = 7;
+pub(crate) const LOOPS_INSECURE: u32 = 8;
+
+pub(crate) const PTMX: (u32, u32) = (5, 2);
 /// Unix98 terminals' majors begin here; one is enough for a terminal instance.
-const PTS_MAJOR: u32 = 136;
+pub(crate) const PTS_MAJOR: u32 = 136;
 
 // linux/bpf_common.h, linux/bpf.h
 const LOAD_WORD: u64 = 0x61;

@@ -22,9 +22,26 @@ pub(crate) fn execute(args: &[String], env: &[String]) -> Failure {
     }
 }
 
+/// Executes a file, with any name as the first argument. Returns only if that is not possible.
+pub(crate) fn execute_file(file: &str, args: &[String], env: &[String]) -> Failure {
+    match try_execute_file(file, args, env) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    }
+}
+
 fn try_execute(args: &[String], env: &[String]) -> Result<std::convert::Infallible, Failure> {
     let command = args.first().map_or("", String::as_str);
     let program = find(command, path_of(env))?;
+    try_execute_file(&program, args, env)
+}
+
+fn try_execute_file(
+    program: &str,
+    args: &[String],
+    env: &[String],
+) -> Result<std::convert::Infallible, Failure> {
+    let command = args.first().map_or("", String::as_str);
     let strings = |list: &[String]| -> Result<Vec<CString>, Failure> {
         let strings = list.iter().map(|it| CString::new(it.as_str()));
         strings
@@ -34,9 +51,9 @@ fn try_execute(args: &[String], env: &[String]) -> Result<std::convert::Infallib
                 reason: "a NUL byte in an argument or variable".to_owned(),
             })
     };
-    let path = strings(std::slice::from_ref(&program))?;
+    let path = strings(&[program.to_owned()])?;
     let error = sys::execve(&path[0], &strings(args)?, &strings(env)?);
-    Err(explain(command, &program, &error))
+    Err(explain(command, program, &error))
 }
 
 fn path_of(env: &[String]) -> &str {

@@ -43,6 +43,7 @@ mod io;
 mod isolation;
 mod mountfd;
 mod network;
+mod oci;
 mod orphans;
 mod placed;
 mod plan;
@@ -68,6 +69,7 @@ pub use capabilities::may_mount;
 pub use error::{ErrorClass, RunError};
 pub use io::{Input, Output, OutputSink, ProcessIo, Stream, WindowSize};
 pub use isolation::{Isolation, UnknownIsolation};
+pub use oci::OciRunner;
 pub use probe::{Check, ControlGroups, Layout, Probe, SubordinateIds};
 pub use runner::{RunnerOptions, SandboxRunner};
 pub use spec::{

@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) chroot: bool,
     /// With the caller's `/proc` and processes, where no other `/proc` can be mounted.
     pub(crate) shares_processes: bool,
+    /// The OCI runtime that runs the process, if not we.
+    pub(crate) oci_runtime: Option<String>,
     pub(crate) seccomp: Option<FdIndex>,
     pub(crate) device_filter: Option<FdIndex>,
 }

@@ -88,6 +88,7 @@ pub(crate) fn plan(
         stdio,
         chroot: false,
         shares_processes: false,
+        oci_runtime: None,
         seccomp: None,
         device_filter: None,
     };

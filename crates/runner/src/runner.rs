@@ -154,6 +154,11 @@ impl SandboxRunner {
         self.why_not_stronger.as_deref()
     }
 
+    /// Without a process namespace and a `/proc` of its own.
+    pub(crate) fn shares_processes(&self) -> bool {
+        self.shares_processes
+    }
+
     fn seccomp(&self) -> Option<&[u8]> {
         let compile = || {
             Some(seccomp::to_bytes(&seccomp::default_profile(
@@ -228,8 +233,21 @@ impl Runner for SandboxRunner {
     fn run(
         &self,
         spec: ProcessSpec,
+        io: ProcessIo,
+        cancel: &Cancel,
+    ) -> Result<ExitStatus, RunError> {
+        self.run_by(spec, io, cancel, None)
+    }
+}
+
+impl SandboxRunner {
+    /// In our own sandbox, or in an OCI runtime's.
+    pub(crate) fn run_by(
+        &self,
+        spec: ProcessSpec,
         mut io: ProcessIo,
         cancel: &Cancel,
+        oci_runtime: Option<&str>,
     ) -> Result<ExitStatus, RunError> {
         if cancel.is_cancelled() {
             return Err(RunError::Cancelled);
@@ -242,11 +260,12 @@ impl Runner for SandboxRunner {
             return Err(RunError::NoIsolation { reason });
         }
         let chroot = self.isolation == Isolation::Chroot;
-        let filtered = spec.security == Security::Sandbox && !chroot;
+        let filtered = spec.security == Security::Sandbox && !chroot && oci_runtime.is_none();
         let mut fds = Fds::new();
         let (mut plan, pipes) = planner::plan(spec, &mut io, &mut fds)?;
         plan.chroot = chroot;
         plan.shares_processes = self.shares_processes;
+        plan.oci_runtime = oci_runtime.map(str::to_owned);
         if filtered {
             let what = "pass on the filters";
             let program = self.seccomp().map(planner::file_in_memory).transpose();

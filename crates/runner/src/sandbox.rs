@@ -17,7 +17,7 @@ use rustix::process::{
 };
 
 use crate::channel::{Channel, Received};
-use crate::dev::{self, Dev};
+use crate::dev::{self, Dev, Terminal};
 use crate::exec;
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, attach, clone_tree, new_file_system, restrict};
 use crate::network;
@@ -36,7 +36,7 @@ const ACCOUNT_FILE_BYTES_MAX: u64 = 10 << 20;
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// In `/proc`, unreadable; Docker's and containerd's list.
-const MASKED_PROC: [&str; 9] = [
+pub(crate) const MASKED_PROC: [&str; 9] = [
     "acpi",
     "asound",
     "kcore",
@@ -48,9 +48,9 @@ const MASKED_PROC: [&str; 9] = [
     "scsi",
 ];
 /// In `/proc`, not writable.
-const READONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+pub(crate) const READONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 /// In `/sys`, unreadable.
-const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+pub(crate) const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 
 /// Everything the new process needs, gathered before it was made.
 pub(crate) struct Ready {
@@ -171,19 +171,19 @@ fn build_chroot(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Fai
     it.become_command(stdio, &identity, None)
 }
 
-struct Builder {
-    plan: Plan,
-    rootfs: OwnedFd,
+pub(crate) struct Builder {
+    pub(crate) plan: Plan,
+    pub(crate) rootfs: OwnedFd,
     devices_filtered: bool,
-    channel: Channel,
+    pub(crate) channel: Channel,
 }
 
 /// Descriptors that are used up one by one.
-struct MovableTrees {
+pub(crate) struct MovableTrees {
     binds: Vec<Option<OwnedFd>>,
     fds: Vec<Option<OwnedFd>>,
     cgroups: Cgroups,
-    sys: Option<OwnedFd>,
+    pub(crate) sys: Option<OwnedFd>,
     proc: Option<OwnedFd>,
 }
 
@@ -195,7 +195,7 @@ impl MovableTrees {
 }
 
 impl Builder {
-    fn new(ready: Ready) -> (Self, MovableTrees) {
+    pub(crate) fn new(ready: Ready) -> (Self, MovableTrees) {
         let Ready {
             plan,
             fds,
@@ -221,7 +221,7 @@ impl Builder {
         )
     }
 
-    fn root(&self) -> Root<'_> {
+    pub(crate) fn root(&self) -> Root<'_> {
         Root(self.rootfs.as_fd())
     }
 
@@ -231,7 +231,7 @@ impl Builder {
     }
 
     /// Waits until the supervisor is done with us; if it is gone, there is nothing to do.
-    fn await_go(&self) -> Result<(), Failure> {
+    pub(crate) fn await_go(&self) -> Result<(), Failure> {
         set_parent_process_death_signal(Some(Signal::KILL))
             .doing("tie the process to its parent")?;
         match self
@@ -248,13 +248,17 @@ impl Builder {
     fn mount_rootfs(&self, staging: &Staging) -> Result<(), Failure> {
         let place = staging.directory("rootfs")?;
         attach(self.rootfs.as_fd(), place.as_fd()).doing("attach the root file system")?;
-        // A store on a `nosuid` disk must not break `sudo` in a build. In a user namespace the
-        // flags are locked, and stay.
+        self.clear_locked_flags();
+        self.close_devices(self.rootfs.as_fd(), false)
+            .doing("restrict the root file system")
+    }
+
+    /// A store on a `nosuid` disk must not break `sudo` in a build. In a user namespace the flags
+    /// are locked, and stay.
+    pub(crate) fn clear_locked_flags(&self) {
         let clear = NOSUID_NODEV_NOEXEC;
         let _locked =
             sys::mount_setattr(self.rootfs.as_fd(), false, MountAttrFlags::empty(), clear);
-        self.close_devices(self.rootfs.as_fd(), false)
-            .doing("restrict the root file system")
     }
 
     /// Where no control group watches over devices, nodes do not work.
@@ -265,7 +269,7 @@ impl Builder {
         restrict(mount, recursive, MountAttrFlags::MOUNT_ATTR_NODEV)
     }
 
-    fn resolve_user(&self, root: Root<'_>) -> Result<Identity, Failure> {
+    pub(crate) fn resolve_user(&self, root: Root<'_>) -> Result<Identity, Failure> {
         let failed = |reason| Failure::User {
             user: self.plan.user.clone(),
             reason,
@@ -320,6 +324,12 @@ impl Builder {
     /// Mounts on a directory of the root itself, which must be one: an image whose `/proc` is a
     /// link wants the mount somewhere else (CVE-2019-19921 and kin).
     fn attach_at(&self, root: Root<'_>, mount: BorrowedFd<'_>, name: &str) -> Result<(), Failure> {
+        let place = self.system_place(root, name)?;
+        attach(mount, place.as_fd()).doing_at("mount on", &format!("/{name}"))
+    }
+
+    /// A directory of the root itself, made if need be.
+    pub(crate) fn system_place(&self, root: Root<'_>, name: &str) -> Result<OwnedFd, Failure> {
         let shown = format!("/{name}");
         let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
         if let Ok(stat) = rustix::fs::statat(root.0, name, flags)
@@ -334,12 +344,16 @@ impl Builder {
                 errno: libc::ENOTDIR,
             });
         }
-        let place = self.place(root, &shown, Missing::Directories)?;
-        attach(mount, place.as_fd()).doing_at("mount on", &shown)
+        self.place(root, &shown, Missing::Directories)
     }
 
     /// The place a mount goes to, made if need be.
-    fn place(&self, root: Root<'_>, target: &str, missing: Missing) -> Result<OwnedFd, Failure> {
+    pub(crate) fn place(
+        &self,
+        root: Root<'_>,
+        target: &str,
+        missing: Missing,
+    ) -> Result<OwnedFd, Failure> {
         let mut made = Vec::new();
         let found = root.walk(target.as_bytes(), missing, &mut made);
         self.report_stubs(&made)?;
@@ -384,6 +398,18 @@ impl Builder {
         staging: &Staging,
         trees: &mut MovableTrees,
     ) -> Result<(), Failure> {
+        for (target, tree) in self.mounts(staging, trees)? {
+            self.mount_on(root, &target, &tree)?;
+        }
+        Ok(())
+    }
+
+    /// They themselves, each with its target.
+    pub(crate) fn mounts(
+        &self,
+        staging: &Staging,
+        trees: &mut MovableTrees,
+    ) -> Result<Vec<(String, OwnedFd)>, Failure> {
         let mut mounts: Vec<(String, OwnedFd)> = Vec::new();
         let files = [
             ("/etc/resolv.conf", self.plan.resolv_conf.as_deref()),
@@ -401,10 +427,7 @@ impl Builder {
             mounts.push((mount.target.clone(), tree));
         }
         mounts.sort_by_key(|(target, _)| target.matches('/').count());
-        for (target, tree) in mounts {
-            self.mount_on(root, &target, &tree)?;
-        }
-        Ok(())
+        Ok(mounts)
     }
 
     fn source(
@@ -481,7 +504,7 @@ impl Builder {
     }
 
     /// A working directory that is missing is made, for the user.
-    fn make_cwd(&self, root: Root<'_>, identity: &Identity) -> Result<(), Failure> {
+    pub(crate) fn make_cwd(&self, root: Root<'_>, identity: &Identity) -> Result<(), Failure> {
         let (mut made, what) = (Vec::new(), "make the working directory");
         let found = root.walk(self.plan.cwd.as_bytes(), Missing::Directories, &mut made);
         for made in &made {
@@ -504,16 +527,20 @@ impl Builder {
         trees: &mut MovableTrees,
     ) -> Result<Stdio, Failure> {
         if let Some(window) = self.plan.terminal {
-            let terminal = dev.open_terminal(window, identity)?;
-            self.channel
-                .send(&Note::Terminal, &[terminal.ours.as_fd()])
-                .doing("hand over the terminal")?;
-            return Ok(Stdio::Terminal(terminal.theirs));
+            return self.hand_over(dev.open_terminal(window, identity)?);
         }
         self.open_streams(identity, trees, || dev.open_null())
     }
 
-    fn open_streams(
+    /// Gives our side of a terminal to the caller.
+    pub(crate) fn hand_over(&self, terminal: Terminal) -> Result<Stdio, Failure> {
+        self.channel
+            .send(&Note::Terminal, &[terminal.ours.as_fd()])
+            .doing("hand over the terminal")?;
+        Ok(Stdio::Terminal(terminal.theirs))
+    }
+
+    pub(crate) fn open_streams(
         &self,
         identity: &Identity,
         trees: &mut MovableTrees,
@@ -600,7 +627,7 @@ impl Builder {
         Ok(())
     }
 
-    fn environment(&self, identity: &Identity) -> Vec<String> {
+    pub(crate) fn environment(&self, identity: &Identity) -> Vec<String> {
         let mut env = self.plan.env.clone();
         let has = |name: &str, env: &[String]| env.iter().any(|it| it.starts_with(name));
         if !has("HOME=", &env) {
@@ -761,13 +788,13 @@ fn is_covered(root: &OwnedFd) -> io::Result<bool> {
 }
 
 /// What becomes descriptors 0, 1 and 2.
-enum Stdio {
+pub(crate) enum Stdio {
     Streams([OwnedFd; 3]),
     Terminal(OwnedFd),
 }
 
 impl Stdio {
-    fn install(self) -> Result<(), Failure> {
+    pub(crate) fn install(self) -> Result<(), Failure> {
         let what = "set up the standard streams";
         let [input, output, error] = match &self {
             Self::Streams([input, output, error]) => [input, output, error],
@@ -784,22 +811,28 @@ impl Stdio {
 
 /// A private file system in memory, out of the process's sight: a place for the root file system to
 /// be mounted on, and for files that exist only as mounts.
-struct Staging(OwnedFd);
+pub(crate) struct Staging(OwnedFd);
 
 impl Staging {
     fn new() -> Result<Self, Failure> {
+        // On top of what this process has as its root already, and so out of everybody's sight.
+        Self::at("/")
+    }
+
+    /// Mounted on a directory.
+    pub(crate) fn at(path: &str) -> Result<Self, Failure> {
         let what = "make a private file system";
         // Secrets may be among the files. Before Linux 6.4 there is no `noswap`.
         let attributes = NOSUID_NODEV_NOEXEC;
         let mounted = new_file_system("tmpfs", &[("mode", "700"), ("noswap", "")], attributes)
             .or_else(|_| new_file_system("tmpfs", &[("mode", "700")], attributes));
         let mounted = mounted.doing(what)?;
-        let root = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(what)?;
+        let root = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(what)?;
         attach(mounted.as_fd(), root.as_fd()).doing(what)?;
         Ok(Self(mounted))
     }
 
-    fn directory(&self, name: &str) -> Result<OwnedFd, Failure> {
+    pub(crate) fn directory(&self, name: &str) -> Result<OwnedFd, Failure> {
         let what = "make a private directory";
         rustix::fs::mkdirat(&self.0, name, Mode::RWXU).doing(what)?;
         dev::open_path(self.0.as_fd(), name).doing(what)

@@ -27,6 +27,7 @@ use crate::cgroup::{self, Groups, Hierarchies};
 use crate::channel::{Channel, Received};
 use crate::chroot::Furniture;
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, clone_tree, restrict};
+use crate::oci;
 use crate::orphans;
 use crate::plan::{
     Command, Doing as _, Event, Failure, FdIndex, Go, Note, Plan, PlannedSource, Request,
@@ -94,6 +95,9 @@ fn run_plan(
     if plan.chroot {
         return run_in_chroot(channel, plan, fds);
     }
+    if let Some(runtime) = plan.oci_runtime.clone() {
+        return run_by_oci_runtime(channel, plan, fds, &runtime);
+    }
     let mut warnings = Vec::new();
     let hierarchies = Hierarchies::of_this_process().unwrap_or_default();
     let name = run_name();
@@ -136,6 +140,51 @@ fn run_plan(
             event
         }
     }
+}
+
+/// An OCI runtime makes the sandbox; the namespaces and control groups here are around it.
+fn run_by_oci_runtime(
+    channel: &Channel,
+    plan: Plan,
+    mut fds: Vec<Option<OwnedFd>>,
+    runtime: &str,
+) -> Result<Event, Failure> {
+    let command = plan.args.first().cloned().unwrap_or_default();
+    let mut hierarchies = Hierarchies::of_this_process().unwrap_or_default();
+    let cgroup_namespace = hierarchies.is_unified_only();
+    if !userns::is_initial() {
+        // Whether some were delegated, only the runtime would know.
+        hierarchies = Hierarchies::default();
+    }
+    let (mut warnings, name, limits) = (Vec::new(), run_name(), &plan.limits);
+    let groups = Groups::around_container(&hierarchies.topmost(), &name, limits, &mut warnings);
+    let bundle = oci::Bundle::new(&name, cgroup_namespace).doing("keep the runtime's log")?;
+    let trees = open_trees(&plan, &mut fds, &hierarchies)?;
+    let (notes, to_supervisor) = Channel::pair().doing("make a channel")?;
+    let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
+    let (cloned, _) = sys::clone_process(namespaces, None).map_err(explain_clone)?;
+    let process = match cloned {
+        Cloned::Child => {
+            drop(notes);
+            let ready = Ready {
+                plan,
+                fds,
+                trees,
+                devices_filtered: true,
+                channel: to_supervisor,
+            };
+            oci::enter(ready, runtime, &bundle)
+        }
+        Cloned::Parent(process) => Process::of(process).doing("open the new process")?,
+    };
+    drop((to_supervisor, trees, fds));
+    let sandbox = Sandbox {
+        process,
+        notes,
+        groups,
+        warnings,
+    };
+    bundle.explain(sandbox.watch(channel, false), &command)
 }
 
 fn run_in_chroot(

@@ -21,6 +21,10 @@ use rustix::process::Pid;
 use crate::seccomp::Instruction;
 use crate::status::Usage;
 
+/// The highest signal (`_NSIG`) and the size of a set of them, as the kernel has them.
+const SIGNAL_MAX: c_long = 64;
+const SIGNAL_SET_BYTES: usize = 8;
+
 /// The two sides of [`clone_process`].
 #[derive(Debug)]
 pub(crate) enum Cloned {
@@ -213,10 +217,22 @@ pub(crate) fn join_session_keyring() -> io::Result<()> {
 /// Sets every signal back to its default and unblocks all of them: both survive `execve`, and the
 /// caller may have been started by `nohup`.
 pub(crate) fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: no handler is installed. Signals that cannot be set (KILL, STOP, libc's own) are
-        // refused, and stay at their default.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's `struct sigaction`: all zeros is the default handler, no flags and no mask. The
+    // C library's own call refuses the two signals that it keeps to itself, which its `posix_spawn`
+    // has set to be ignored.
+    let default = [0u64; 4];
+    for signal in 1..=SIGNAL_MAX {
+        // SAFETY: no handler is installed, and the structure outlives the call. What cannot be set
+        // (KILL, STOP) is refused, and stays at its default.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<u64>(),
+                SIGNAL_SET_BYTES,
+            )
+        };
     }
     // SAFETY: `sigset_t` is plain memory that sigemptyset initialises.
     unsafe {

@@ -228,15 +228,36 @@ fn privileged_devices_are_made_but_only_harmless_ones_opened() {
     let image = Image::new();
     let script = "mknod /tmp/disk b 254 0 && mknod /tmp/mem c 1 1 && mknod /tmp/null c 1 3 && echo made; \
         head -c 1 /tmp/disk; head -c 1 /tmp/mem; echo x > /tmp/null && echo null works; \
-        head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; ls /dev";
+        head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; ls /dev | grep -v core";
     let outcome = image.sh(script);
     assert_eq!(
         outcome.stdout,
-        "made\nnull works\n4\n4\ncore\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\n\
+        "made\nnull works\n4\n4\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\n\
          stdin\nstdout\ntty\nurandom\nzero\n"
     );
     let refused = outcome.stderr.matches("Operation not permitted").count();
     assert_eq!(refused, 2, "{}", outcome.stderr);
+    let core = image.sh("readlink /dev/core").stdout;
+    let has_kcore = std::path::Path::new("/proc/kcore").exists();
+    assert_eq!(core, if has_kcore { "/proc/kcore\n" } else { "" });
+}
+
+#[test]
+fn privileged_no_signal_is_ignored_or_blocked() {
+    if !can_run() {
+        return;
+    }
+    // Those that the C library keeps to itself are ignored by what it starts processes with.
+    let image = Image::new();
+    let mut spec = image.spec("");
+    spec.args = ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]
+        .map(str::to_owned)
+        .to_vec();
+    let signals = image.run(spec).ok();
+    assert_eq!(
+        signals,
+        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+    );
 }
 
 #[test]

@@ -20,9 +20,10 @@ use std::collections::BTreeMap;
 use rustix::thread::CapabilitySet;
 
 pub(crate) use bpf::Instruction;
+pub(crate) use bpf::Verdict;
 use bpf::{
-    OFFSET_ARCHITECTURE, OFFSET_ARGUMENT_0, OFFSET_NUMBER, Verdict, and, if_equal, if_not_less,
-    load, verdict,
+    OFFSET_ARCHITECTURE, OFFSET_ARGUMENT_0, OFFSET_NUMBER, and, if_equal, if_not_less, load,
+    verdict,
 };
 
 use crate::capabilities::by_name;
@@ -34,7 +35,11 @@ const X32_BIT: u32 = 0x4000_0000;
 /// The numbers from here on are ARM's private calls (asm/unistd.h), not newer ones.
 const ARM_PRIVATE: u32 = 0x000f_0000;
 /// `CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}`
-const CLONE_NAMESPACES: u32 = 0x7e02_0000;
+pub(crate) const CLONE_NAMESPACES: u32 = 0x7e02_0000;
+/// `AF_ALG` and `AF_VSOCK`
+pub(crate) const ADDRESS_FAMILIES_REFUSED: [u32; 2] = [38, 40];
+/// Linux, with or without `UNAME26` and `ADDR_NO_RANDOMIZE`'s harmless kin, and asking.
+pub(crate) const PERSONALITIES: [u32; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// A column of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +75,13 @@ impl Architecture {
 
 /// The native architecture and those whose programs it also runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
+pub(crate) enum Family {
     X86,
     Arm,
 }
 
 impl Family {
-    fn native() -> Option<Self> {
+    pub(crate) fn native() -> Option<Self> {
         match std::env::consts::ARCH {
             "x86_64" => Some(Self::X86),
             "aarch64" => Some(Self::Arm),
@@ -87,11 +92,11 @@ impl Family {
 
 /// What decides about a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
+pub(crate) enum Rule {
     Fixed(Verdict),
-    /// All but `AF_ALG` (38) and `AF_VSOCK` (40).
+    /// All but [`ADDRESS_FAMILIES_REFUSED`].
     Socket,
-    /// Only Linux, with or without `UNAME26` and `ADDR_NO_RANDOMIZE`'s harmless kin, and asking.
+    /// Only [`PERSONALITIES`].
     Personality,
     /// No new namespaces.
     Clone,
@@ -100,7 +105,7 @@ enum Rule {
 /// `EPERM`
 const REFUSED: Rule = Rule::Fixed(Verdict::Errno(1));
 /// `ENOSYS`
-const UNKNOWN: Rule = Rule::Fixed(Verdict::Errno(38));
+pub(crate) const UNKNOWN: Rule = Rule::Fixed(Verdict::Errno(38));
 const ALLOWED: Rule = Rule::Fixed(Verdict::Allow);
 
 /// The filter for a process that may at most have these capabilities, on the machine we run on.
@@ -205,9 +210,23 @@ fn ranges(architecture: Architecture, capabilities: CapabilitySet) -> Vec<(u32, 
     ranges
 }
 
+fn lines() -> impl Iterator<Item = &'static str> {
+    TABLE.lines().filter(|line| !line.starts_with('#'))
+}
+
+/// The rules by the system calls' names, which architectures share.
+pub(crate) fn named_rules(
+    capabilities: CapabilitySet,
+) -> impl Iterator<Item = (&'static str, Rule)> {
+    lines().filter_map(move |line| {
+        let mut words = line.split_ascii_whitespace();
+        let (name, rule) = (words.next()?, words.next()?);
+        Some((name, rule_of(rule, capabilities)))
+    })
+}
+
 fn rules(architecture: Architecture, capabilities: CapabilitySet) -> BTreeMap<u32, Rule> {
-    let lines = TABLE.lines().filter(|line| !line.starts_with('#'));
-    lines
+    lines()
         .filter_map(|line| parse_line(line, architecture, capabilities))
         .collect()
 }
@@ -262,13 +281,12 @@ fn rule_code(rule: Rule) -> Vec<Instruction> {
     let mut code = vec![load(OFFSET_ARGUMENT_0)];
     let decision = match rule {
         Rule::Fixed(fixed) => return verdict(fixed),
-        Rule::Socket => if_equal(38, refuse(), if_equal(40, refuse(), allow())),
-        Rule::Personality => {
-            let allowed = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-            allowed
-                .into_iter()
-                .fold(refuse(), |rest, value| if_equal(value, allow(), rest))
-        }
+        Rule::Socket => ADDRESS_FAMILIES_REFUSED
+            .into_iter()
+            .fold(allow(), |rest, family| if_equal(family, refuse(), rest)),
+        Rule::Personality => PERSONALITIES
+            .into_iter()
+            .fold(refuse(), |rest, value| if_equal(value, allow(), rest)),
         Rule::Clone => {
             code.push(and(CLONE_NAMESPACES));
             if_equal(0, allow(), refuse())

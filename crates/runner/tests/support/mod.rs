@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use longshore_runner::{
-    Cancel, Ended, ExitStatus, ProcessIo, ProcessSpec, Rootfs, RunError, Runner as _,
-    RunnerOptions, SandboxRunner, Stream,
+    Cancel, Ended, ExitStatus, ProcessIo, ProcessSpec, Rootfs, RunError, Runner, RunnerOptions,
+    SandboxRunner, Stream,
 };
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -142,20 +142,7 @@ impl Image {
     }
 
     pub fn run_with(&self, spec: ProcessSpec, cancel: &Cancel) -> Outcome {
-        let collected = Arc::new(Mutex::new((Vec::new(), Vec::new())));
-        let sink = Arc::clone(&collected);
-        let io = ProcessIo::to_sink(move |stream, bytes| match stream {
-            Stream::Stdout => sink.lock().unwrap().0.extend_from_slice(bytes),
-            Stream::Stderr => sink.lock().unwrap().1.extend_from_slice(bytes),
-        });
-        let status = self.runner.run(spec, io, cancel);
-        let (stdout, stderr) = std::mem::take(&mut *collected.lock().unwrap());
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Outcome {
-            status,
-            stdout: text(stdout),
-            stderr: text(stderr),
-        }
+        run_by(self.runner, spec, cancel)
     }
 
     /// Compiles a static C program into the root; `false` (and a word) where there is no compiler.
@@ -174,6 +161,24 @@ impl Image {
             println!("skipped: needs gcc and a static C library");
         }
         compiled
+    }
+}
+
+/// Runs to the end and keeps what was written.
+pub fn run_by(runner: &dyn Runner, spec: ProcessSpec, cancel: &Cancel) -> Outcome {
+    let collected = Arc::new(Mutex::new((Vec::new(), Vec::new())));
+    let sink = Arc::clone(&collected);
+    let io = ProcessIo::to_sink(move |stream, bytes| match stream {
+        Stream::Stdout => sink.lock().unwrap().0.extend_from_slice(bytes),
+        Stream::Stderr => sink.lock().unwrap().1.extend_from_slice(bytes),
+    });
+    let status = runner.run(spec, io, cancel);
+    let (stdout, stderr) = std::mem::take(&mut *collected.lock().unwrap());
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Outcome {
+        status,
+        stdout: text(stdout),
+        stderr: text(stderr),
     }
 }
 
