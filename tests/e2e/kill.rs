@@ -94,6 +94,53 @@ fn a_build_killed_in_the_middle_of_a_step_leaves_no_process_mount_or_file() {
     assert_eq!(sandbox.output_of("killed", &["cat", "/half"]), "half\n");
 }
 
+/// Nothing is mounted then, and no process namespace ends with its first process.
+#[test]
+fn privileged_a_build_by_chroot_killed_in_the_middle_leaves_nothing_either() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let word = format!("75{:07}", std::process::id());
+    let mounts = "--mount=type=cache,target=/cache --mount=type=secret,id=s";
+    let dockerfile = format!(
+        "FROM busybox\nRUN {mounts} echo x >> /cache/x; (trap '' TERM HUP; setsid sleep {word}) & sleep {word}\n"
+    );
+    let secret = sandbox.path("secret");
+    fs::write(&secret, "word").unwrap();
+    let secret = format!("id=s,src={}", secret.display());
+    let build = |dockerfile: &str| {
+        let context = sandbox.fresh_context(&[("Dockerfile", dockerfile)]);
+        let path = context.to_str().unwrap().to_owned();
+        sandbox.command([
+            "build",
+            "--isolation=chroot",
+            "--secret",
+            &secret,
+            "-t",
+            "made",
+            &path,
+        ])
+    };
+    let child = build(&dockerfile).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the step runs", || runs(&word));
+    kill(child);
+    wait_until("the step's processes are gone", || !runs(&word));
+    wait_until("the next command clears all", || {
+        sandbox.names() == ["busybox:latest"] && unpublished(sandbox.root()).is_empty()
+    });
+    let again =
+        format!("FROM busybox\nRUN {mounts} echo x >> /cache/x; wc -l < /cache/x > /lines\n");
+    Outcome::of(build(&again)).success();
+    let lines = sandbox.output_of("made", &["cat", "/lines"]);
+    assert!(
+        ["1\n", "2\n"].contains(&lines.as_str()),
+        "the cache may be lost, not torn: {lines}"
+    );
+}
+
 #[test]
 fn a_run_killed_takes_its_container_with_it() {
     let Some(sandbox) = Sandbox::with_busybox() else {

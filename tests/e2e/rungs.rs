@@ -140,6 +140,48 @@ fn privileged_what_chroot_cannot_do_is_refused_with_the_reason() {
     }
 }
 
+/// What an image brings in the places that are filled before a step runs.
+#[test]
+fn privileged_by_chroot_hostile_images_lead_nowhere_else() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let canary = sandbox.path("canary");
+    fs::create_dir(&canary).unwrap();
+    for name in ["resolv.conf", "hosts", "file"] {
+        fs::write(canary.join(name), "untouched").unwrap();
+    }
+    let up = format!("{}{}", "/..".repeat(30), canary.display());
+    for link in [canary.display().to_string(), up] {
+        let dockerfile = format!(
+            "FROM busybox\n\
+             RUN rm -rf /dev /etc/hosts /etc/resolv.conf /srv && ln -s {link} /dev && ln -s {link} /srv && \
+                 ln -s {link}/hosts /etc/hosts && ln -s {link}/resolv.conf /etc/resolv.conf\n\
+             RUN --mount=type=cache,target=/srv/deep --mount=type=tmpfs,target=/srv/mem \
+                 --mount=type=secret,id=word,target=/srv/file echo x > /srv/deep/x; cat /srv/file > /seen\n\
+             RUN --mount=type=cache,target=/c mv /c /kept; ln -s {link} /c\n"
+        );
+        let context = sandbox.fresh_context(&[("Dockerfile", &dockerfile)]);
+        fs::write(sandbox.path("word"), "secret").unwrap();
+        let word = format!("id=word,src={}", sandbox.path("word").display());
+        let flags = ["--isolation=chroot", "--secret", &word];
+        let root = sandbox.exported_from(&context, &flags);
+        assert_eq!(root.text("seen"), "secret");
+        let mut names: Vec<_> = fs::read_dir(&canary)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["file", "hosts", "resolv.conf"]);
+        for name in names {
+            assert_eq!(fs::read_to_string(canary.join(name)).unwrap(), "untouched");
+        }
+    }
+}
+
 /// The program and what it needs to run, for a container of an image that has only a busybox.
 fn volumes(shared: &Path) -> Vec<String> {
     fs::copy(LONGSHORE, shared.join("longshore")).unwrap();

@@ -260,7 +260,9 @@ impl SandboxRunner {
             return Err(RunError::NoIsolation { reason });
         }
         let chroot = self.isolation == Isolation::Chroot;
-        let filtered = spec.security == Security::Sandbox && !chroot && oci_runtime.is_none();
+        // Without CAP_SYS_ADMIN a filter would break `sudo`; the container's own stays.
+        let filterable = !chroot || capabilities::may_mount();
+        let filtered = spec.security == Security::Sandbox && filterable && oci_runtime.is_none();
         let mut fds = Fds::new();
         let (mut plan, pipes) = planner::plan(spec, &mut io, &mut fds)?;
         plan.chroot = chroot;

@@ -163,12 +163,12 @@ fn build_chroot(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Fai
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         openat(CWD, "/dev/null", flags, Mode::empty()).doing_at("open", "/dev/null")
     })?;
+    let filter = it.read_filter(&mut trees)?;
     let what = "change to the root file system";
     fchdir(&it.rootfs).doing(what)?;
     rustix::process::chroot(".").doing(what)?;
     chdir("/").doing(what)?;
-    // A filter takes CAP_SYS_ADMIN, which is what is missing here; the container's own stays.
-    it.become_command(stdio, &identity, None)
+    it.become_command(stdio, &identity, filter.as_deref())
 }
 
 pub(crate) struct Builder {
