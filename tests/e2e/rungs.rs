@@ -271,6 +271,33 @@ fn privileged_in_a_container_without_privileges_root_builds_by_chroot() {
     );
 }
 
+/// Namespaces and mounts are allowed then, but no overlay on the container's own.
+#[test]
+fn privileged_in_a_privileged_container_layers_are_copied_where_overlay_cannot_be() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let shared = shared(&sandbox);
+    let volumes = volumes(&shared);
+    let script = format!("{BUILD_INSIDE}/shared/longshore doctor");
+    let run = ["run", "--rm", "--privileged"].into_iter();
+    let volumes = volumes.iter().map(String::as_str);
+    let inside = sandbox.run(run.chain(volumes).chain(["busybox", "sh", "-c", &script]));
+    let inside = inside.success();
+    assert!(!inside.stderr.contains("isolation:"), "{}", inside.stderr);
+    for part in ["auto takes full", "layers are copied", "on a volume"] {
+        assert!(
+            inside.stdout.contains(part),
+            "no `{part}` in {}",
+            inside.stdout
+        );
+    }
+    is_as_meant(&Exported::read(&shared.join("out.tar")));
+}
+
 #[test]
 fn privileged_root_without_the_right_to_mount_uses_a_user_namespace_with_all_ids() {
     if !is_root() {
