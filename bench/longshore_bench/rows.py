@@ -11,6 +11,8 @@ from .workloads import Layout
 
 # How often a build is repeated that has nothing to do.
 WARM_REPEATS = 3
+# When a file was edited: any time that the workloads do not have.
+EDITED = 1_800_000_000
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ class edited:
             self.content = file.read()
         with open(self.path, "r+b") as file:
             file.write(bytes(byte ^ 1 if byte > 63 else byte for byte in self.content))
+        # The same time in every tool's turn: it is compared.
+        os.utime(self.path, (EDITED, EDITED))
 
     def __exit__(self, *_):
         with open(self.path, "r+b") as file:

@@ -211,8 +211,8 @@ pub enum LayerCompression {
     Uncompressed,
 }
 
-/// BuildKit's gzip level.
-pub const GZIP_LEVEL_DEFAULT: u32 = 6;
+/// The usual gzip level: layers as small as those of BuildKit at its own usual level.
+pub const GZIP_LEVEL_DEFAULT: u32 = longshore_layers::GZIP_LEVEL_DEFAULT;
 /// BuildKit's zstd level.
 pub const ZSTD_LEVEL_DEFAULT: u32 = 3;
 

@@ -1,6 +1,6 @@
 //! Compressing a stream on all cores, to the same bytes at any number of threads.
 //!
-//! Why gzip is one stream of blocks is in `docs/decisions/parallel-gzip.md`.
+//! Why gzip is members end to end is in `docs/decisions/parallel-gzip.md`.
 
 mod gzip;
 
@@ -18,7 +18,7 @@ pub enum Compression {
     None,
     /// gzip at a level from 0 to 9.
     Gzip {
-        /// 6 is what peers use.
+        /// [`GZIP_LEVEL_DEFAULT`], if there is no wish.
         level: u32,
     },
     /// Zstandard at a level from 1 to 22.
@@ -28,9 +28,14 @@ pub enum Compression {
     },
 }
 
+/// Layers as small as those of peers at their usual level (`docs/decisions/parallel-gzip.md`).
+pub const GZIP_LEVEL_DEFAULT: u32 = 3;
+
 impl Compression {
     /// gzip at its usual level.
-    pub const GZIP: Self = Self::Gzip { level: 6 };
+    pub const GZIP: Self = Self::Gzip {
+        level: GZIP_LEVEL_DEFAULT,
+    };
     /// Zstandard at its usual level.
     pub const ZSTD: Self = Self::Zstd { level: 3 };
 
