@@ -232,7 +232,8 @@ class Bench:
             before, _, rest = file.read().partition(MARKS[0])
         _, _, after = rest.partition(MARKS[1])
         table = report.as_markdown(self.results)
-        put(path, f"{before}{MARKS[0]}{table}{MARKS[1]}{after}")
+        picture = "![Time to build](docs/benchmark.svg)\n"
+        put(path, f"{before}{MARKS[0]}{picture}\n{table}{MARKS[1]}{after}")
         put(os.path.join(REPOSITORY, "docs", "benchmark.svg"), report.as_svg(self.results))
         put(os.path.join(REPOSITORY, "docs", "benchmark.json"), report.as_json(self.results))
 

@@ -155,7 +155,8 @@ def as_markdown(results):
             ratio = results.ratio(row.name)
             cells.append(f"{ratio:.1f}x" if ratio else "")
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines + ["", *(f"- {line}" for line in _machine_lines(results))]) + "\n"
+    about = ["Time and peak memory. `*`: the image differs from ours.", *_machine_lines(results)]
+    return "\n".join(lines + ["", *(f"- {line}" for line in about)]) + "\n"
 
 
 def _with_memory(results, row, tool):
