@@ -43,6 +43,7 @@ pub mod copy;
 mod decompress;
 mod directory;
 mod entry;
+mod erofs;
 mod field_hasher;
 mod fs_at;
 mod index;
@@ -70,6 +71,7 @@ pub use directory::{
     OverlayAttributes, Ownership, settle_implied_directories,
 };
 pub use entry::{Entry, EntryPath, EntryPathError, Kind, Metadata, Timestamp};
+pub use erofs::{ImageError, image_of_changes, unpack_image};
 pub use index::{
     INDEX_BYTES_MAX, IndexChangesError, IndexDecodeError, IndexEntry, IndexError, LayerIndex,
 };

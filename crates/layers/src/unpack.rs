@@ -13,11 +13,11 @@ use crate::directory::{
 use crate::pool::WorkerFailed;
 use crate::stream::{HashedStream, with_hashed_stream};
 use crate::tar::{TarError, TarLimits, TarReader, TarReason};
-use crate::{ContentHash, Entry, EntryPath, IndexError, Kind, LayerIndex};
+use crate::{ContentHash, Entry, EntryPath, ImageError, IndexError, Kind, LayerIndex};
 
 /// Files up to this size are handed to other threads whole; larger ones are written as they
 /// are read.
-const SMALL_FILE_BYTES_MAX: u64 = 256 << 10;
+pub(crate) const SMALL_FILE_BYTES_MAX: u64 = 256 << 10;
 
 /// Why a layer could not be read or unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum UnpackError {
     /// The stream is no layer.
     #[error(transparent)]
     Tar(#[from] TarError),
+    /// The image could not be written.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// Files could not be created.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -224,7 +227,7 @@ fn hash_rest<R: Read>(reader: &mut TarReader<R>) -> Result<ContentHash, TarError
     Ok(hasher.finalize().into())
 }
 
-fn read_failed(error: io::Error) -> TarReason {
+pub(crate) fn read_failed(error: io::Error) -> TarReason {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => TarReason::Truncated,
         _ => TarReason::Io(error),

@@ -1,20 +1,41 @@
 //! What every [`Snapshotter`] must do: one suite, run by each implementation.
 //!
 //! Each check is a function over an empty store; it panics when the contract is broken. They need
-//! what the implementation needs (for overlay: root).
+//! what the implementation needs (for overlay: root). Layers are filled by the caller, so that
+//! every form that a layer can have is put to the same checks.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::{ActiveSnapshot, RootFs, SnapshotDir, SnapshotError, SnapshotId, Snapshotter, View};
+use crate::{
+    ActiveSnapshot, Pending, RootFs, Snapshot, SnapshotError, SnapshotId, Snapshotter, View,
+};
+
+/// Fills a layer with files, sorted: their paths, the directories above them implied, and contents.
+/// A content of `=path` is another name of the file there.
+pub type Fill<'a> = &'a dyn Fn(&Pending, &[(&str, &str)]);
+
+/// A store, and how its layers are filled.
+struct Subject<'a> {
+    store: &'a dyn Snapshotter,
+    fill: Fill<'a>,
+}
+
+impl<'a> std::ops::Deref for Subject<'a> {
+    type Target = dyn Snapshotter + 'a;
+
+    fn deref(&self) -> &Self::Target {
+        self.store
+    }
+}
 
 /// Runs the whole suite; `new_store` makes an empty store each time.
 ///
 /// # Panics
 /// When the contract is broken.
-pub fn run(new_store: &dyn Fn() -> Box<dyn Snapshotter>) {
-    let checks: [fn(&dyn Snapshotter); 11] = [
+pub fn run(new_store: &dyn Fn() -> Box<dyn Snapshotter>, fill: Fill<'_>) {
+    let checks: [fn(&Subject<'_>); 12] = [
         pending_is_invisible_until_committed,
         dropped_work_leaves_nothing,
         committing_an_existing_id_keeps_the_first,
@@ -25,16 +46,33 @@ pub fn run(new_store: &dyn Fn() -> Box<dyn Snapshotter>) {
         no_parents_give_an_empty_root,
         a_root_file_system_can_be_used_again,
         what_is_in_use_cannot_be_removed,
+        what_is_open_outlives_its_name,
         missing_parents_are_named,
     ];
     for check in checks {
-        check(&*new_store());
+        let store = &*new_store();
+        check(&Subject { store, fill });
     }
 }
 
-fn pending_is_invisible_until_committed(store: &dyn Snapshotter) {
+/// Fills a layer that is a directory; its root has a mode of its own.
+pub fn fill_directory(pending: &Pending, files: &[(&str, &str)]) {
+    let root = pending.path();
+    must(fs::set_permissions(root, fs::Permissions::from_mode(0o711)));
+    let is_link = |content: &str| content.starts_with('=');
+    for (file, content) in files.iter().filter(|(_, content)| !is_link(content)) {
+        let path = root.join(file);
+        must(fs::create_dir_all(path.parent().unwrap_or(root)));
+        write(&path, content);
+    }
+    for (link, content) in files.iter().filter(|(_, content)| is_link(content)) {
+        must(fs::hard_link(root.join(&content[1..]), root.join(link)));
+    }
+}
+
+fn pending_is_invisible_until_committed(store: &Subject<'_>) {
     let pending = must(store.begin(&id("a1")));
-    write(&pending.path().join("file"), "content");
+    (store.fill)(&pending, &[("file", "content")]);
     assert_eq!(
         must(store.get(&id("a1"))),
         None,
@@ -42,14 +80,14 @@ fn pending_is_invisible_until_committed(store: &dyn Snapshotter) {
     );
     let committed = must(pending.commit());
     assert_eq!(must(store.get(&id("a1"))), Some(committed.clone()));
-    assert_eq!(read(&committed.path().join("file")), "content");
+    assert_eq!(read(&Opened::of(&committed).path("file")), "content");
     assert!(must(store.remove(&id("a1"))));
     assert!(!must(store.remove(&id("a1"))), "absence is not an error");
     assert_eq!(must(store.get(&id("a1"))), None);
-    assert!(!committed.path().exists());
+    assert!(committed.open().is_err());
 }
 
-fn dropped_work_leaves_nothing(store: &dyn Snapshotter) {
+fn dropped_work_leaves_nothing(store: &Subject<'_>) {
     let pending = must(store.begin(&id("a1")));
     let active = must(store.prepare(&[]));
     let paths = [pending.path().to_owned(), active.upper_path().to_owned()];
@@ -58,18 +96,18 @@ fn dropped_work_leaves_nothing(store: &dyn Snapshotter) {
     assert_eq!(must(store.sweep()).abandoned, 0, "nothing is left to sweep");
 }
 
-fn committing_an_existing_id_keeps_the_first(store: &dyn Snapshotter) {
+fn committing_an_existing_id_keeps_the_first(store: &Subject<'_>) {
     let [first, second] = ["first", "second"].map(|content| {
         let pending = must(store.begin(&id("a1")));
-        write(&pending.path().join("file"), content);
+        (store.fill)(&pending, &[("file", content)]);
         pending
     });
     must(first.commit());
     let kept = must(second.commit());
-    assert_eq!(read(&kept.path().join("file")), "first");
+    assert_eq!(read(&Opened::of(&kept).path("file")), "first");
 }
 
-fn layers_are_stacked_lowest_first(store: &dyn Snapshotter) {
+fn layers_are_stacked_lowest_first(store: &Subject<'_>) {
     let low = layer(store, "low1", &[("a", "low"), ("b", "low")]);
     let high = layer(store, "high1", &[("b", "high"), ("c", "high")]);
     let view = must(store.view(&[low.id().clone(), high.id().clone()]));
@@ -77,7 +115,7 @@ fn layers_are_stacked_lowest_first(store: &dyn Snapshotter) {
     assert_eq!(contents, ["low", "high", "high"]);
     let written = fs::write(view.path().join("a"), "").is_ok();
     assert_eq!(
-        read(&low.path().join("a")),
+        read(&Opened::of(&low).path("a")),
         "low",
         "a view is read-only or a copy"
     );
@@ -87,14 +125,17 @@ fn layers_are_stacked_lowest_first(store: &dyn Snapshotter) {
     assert_eq!(names(&view.path()), ["a", "b"], "one layer is a view too");
 }
 
-fn changes_go_to_the_upper_directory_only(store: &dyn Snapshotter) {
+fn changes_go_to_the_upper_directory_only(store: &Subject<'_>) {
     let base = layer(
         store,
         "base1",
-        &[("kept", "1"), ("changed", "1"), ("deleted", "1")],
+        &[
+            ("changed", "1"),
+            ("deleted", "1"),
+            ("dir/hidden", "1"),
+            ("kept", "1"),
+        ],
     );
-    must(fs::create_dir(base.path().join("dir")));
-    write(&base.path().join("dir/hidden"), "1");
     let mut active = must(store.prepare(&[base.id().clone()]));
     let root = Root::of(&mut active);
     write(&root.path("changed"), "2");
@@ -107,20 +148,20 @@ fn changes_go_to_the_upper_directory_only(store: &dyn Snapshotter) {
     let upper = must(active.collect());
     assert_eq!(names(upper), ["added", "changed", "deleted", "dir"]);
     assert!(is_whiteout(&upper.join("deleted")));
+    let base = Opened::of(&base);
     assert_eq!(
-        read(&base.path().join("changed")),
+        read(&base.path("changed")),
         "1",
         "the layer below is untouched"
     );
-    assert_eq!(names(base.path()), ["changed", "deleted", "dir", "kept"]);
+    assert_eq!(
+        names(&base.path(".")),
+        ["changed", "deleted", "dir", "kept"]
+    );
 }
 
-fn a_committed_root_file_system_is_a_layer(store: &dyn Snapshotter) {
-    let base = layer(store, "base1", &[("kept", "1"), ("deleted", "1")]);
-    must(fs::set_permissions(
-        base.path(),
-        fs::Permissions::from_mode(0o711),
-    ));
+fn a_committed_root_file_system_is_a_layer(store: &Subject<'_>) {
+    let base = layer(store, "base1", &[("deleted", "1"), ("kept", "1")]);
     let mut active = must(store.prepare(&[base.id().clone()]));
     let root = Root::of(&mut active);
     must(fs::remove_file(root.path("deleted")));
@@ -130,9 +171,10 @@ fn a_committed_root_file_system_is_a_layer(store: &dyn Snapshotter) {
 
     let view = must(store.view(&[base.id().clone(), top.id().clone()]));
     assert_eq!(names(&view.path()), ["added", "kept"]);
-    let mode = must(fs::metadata(view.path())).permissions().mode() & 0o7777;
+    let mode = |at: &Path| must(fs::metadata(at)).permissions().mode() & 0o7777;
     assert_eq!(
-        mode, 0o711,
+        mode(&view.path()),
+        mode(&Opened::of(&base).path(".")),
         "the root directory keeps its mode through layers"
     );
     assert_eq!(
@@ -142,12 +184,12 @@ fn a_committed_root_file_system_is_a_layer(store: &dyn Snapshotter) {
     );
 }
 
-fn steps_stand_on_one_another(store: &dyn Snapshotter) {
-    let base = layer(store, "base1", &[("count", "0"), ("linked", "0")]);
-    must(fs::hard_link(
-        base.path().join("linked"),
-        base.path().join("link"),
-    ));
+fn steps_stand_on_one_another(store: &Subject<'_>) {
+    let base = layer(
+        store,
+        "base1",
+        &[("count", "0"), ("link", "=linked"), ("linked", "0")],
+    );
     let mut stack = vec![base.id().clone()];
     for step in 1..=3 {
         let mut active = must(store.prepare(&stack));
@@ -174,7 +216,7 @@ fn steps_stand_on_one_another(store: &dyn Snapshotter) {
     assert!(!root.path("between").exists());
 }
 
-fn no_parents_give_an_empty_root(store: &dyn Snapshotter) {
+fn no_parents_give_an_empty_root(store: &Subject<'_>) {
     let mut active = must(store.prepare(&[]));
     write(&Root::of(&mut active).path("file"), "1");
     assert_eq!(names(must(active.collect())), ["file"]);
@@ -182,7 +224,7 @@ fn no_parents_give_an_empty_root(store: &dyn Snapshotter) {
     assert!(names(&view.path()).is_empty());
 }
 
-fn a_root_file_system_can_be_used_again(store: &dyn Snapshotter) {
+fn a_root_file_system_can_be_used_again(store: &Subject<'_>) {
     let base = layer(store, "base1", &[("a", "1")]);
     let mut active = must(store.prepare(&[base.id().clone()]));
     write(&Root::of(&mut active).path("b"), "2");
@@ -200,7 +242,7 @@ fn a_root_file_system_can_be_used_again(store: &dyn Snapshotter) {
     assert_eq!(shown, ["c"], "also after it was collected once");
 }
 
-fn what_is_in_use_cannot_be_removed(store: &dyn Snapshotter) {
+fn what_is_in_use_cannot_be_removed(store: &Subject<'_>) {
     let base = layer(store, "base1", &[("a", "1")]);
     let active = must(store.prepare(&[base.id().clone()]));
     let in_use = |result| matches!(result, Err(SnapshotError::InUse { .. }));
@@ -215,7 +257,20 @@ fn what_is_in_use_cannot_be_removed(store: &dyn Snapshotter) {
     assert!(must(store.remove(base.id())));
 }
 
-fn missing_parents_are_named(store: &dyn Snapshotter) {
+fn what_is_open_outlives_its_name(store: &Subject<'_>) {
+    let opened = Opened::of(&layer(store, "base1", &[("dir/file", "1")]));
+    let dir = must(fs::File::open(opened.path("dir")));
+    let below = |fd: &dyn std::os::fd::AsRawFd| {
+        PathBuf::from(format!("/proc/self/fd/{}/file", fd.as_raw_fd()))
+    };
+    assert_eq!(read(&below(&dir)), "1");
+    let file = must(fs::File::open(opened.path("dir/file")));
+    must(store.remove(&id("base1")));
+    drop((opened, dir));
+    assert_eq!(must(std::io::read_to_string(file)), "1");
+}
+
+fn missing_parents_are_named(store: &Subject<'_>) {
     let base = layer(store, "base1", &[]);
     let parents = [base.id().clone(), id("gone1")];
     let missing = |error: SnapshotError| error.to_string().contains("gone1");
@@ -252,11 +307,23 @@ impl Root {
     }
 }
 
-fn layer(store: &dyn Snapshotter, name: &str, files: &[(&str, &str)]) -> SnapshotDir {
-    let pending = must(store.begin(&id(name)));
-    for (file, content) in files {
-        write(&pending.path().join(file), content);
+/// A layer's own files, reachable by path as long as this lives.
+struct Opened(std::os::fd::OwnedFd);
+
+impl Opened {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self(must(snapshot.open()))
     }
+
+    fn path(&self, name: &str) -> PathBuf {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&self.0);
+        PathBuf::from(format!("/proc/self/fd/{fd}")).join(name)
+    }
+}
+
+fn layer(store: &Subject<'_>, name: &str, files: &[(&str, &str)]) -> Snapshot {
+    let pending = must(store.begin(&id(name)));
+    (store.fill)(&pending, files);
     must(pending.commit())
 }
 

@@ -13,6 +13,7 @@
 //! runs in one changes nothing else.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -116,7 +117,7 @@ impl CopiedRoot {
         let options = options(DirectoryForm::Overlay(attributes), self.owners);
         materialise(&changes, open_dir(&tree)?, &options, &NoLowerLayers)
             .copying("copy what has changed")?;
-        copy_root_metadata(&self.directory, &tree)?;
+        copy_root_metadata(root.as_fd(), &tree)?;
         self.used = false;
         Ok(())
     }
@@ -132,13 +133,13 @@ pub(crate) fn apply(
     let attributes = attributes(marks);
     let options = options(DirectoryForm::Merged, owners);
     for layer in layers {
-        let changes = changes_of_overlay(open_dir(layer.tree())?, attributes)
+        let changes = changes_of_overlay(layer.tree().open_root()?, attributes)
             .copying("read a layer's directory")?;
         materialise(&changes, open_dir(directory)?, &options, &NoLowerLayers)
             .copying("copy a layer")?;
     }
     match layers.last() {
-        Some(top) => copy_root_metadata(top.tree(), directory),
+        Some(top) => copy_root_metadata(top.tree().open_root()?.as_fd(), directory),
         None => Ok(()),
     }
 }

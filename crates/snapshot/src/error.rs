@@ -46,6 +46,15 @@ pub enum SnapshotError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The kernel refused to mount a layer's image.
+    #[error("cannot mount the image `{}`", path.display())]
+    MountImage {
+        /// The image.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A file operation failed.
     #[error("cannot {action} `{}`", path.display())]
     Io {
@@ -77,6 +86,7 @@ impl SnapshotError {
             Self::TooManyLayers { .. }
             | Self::Mount { .. }
             | Self::Copy { .. }
+            | Self::MountImage { .. }
             | Self::Io { .. } => ErrorClass::Environment,
         }
     }

@@ -1,9 +1,10 @@
 //! What a [`Snapshotter`](crate::Snapshotter) hands out.
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, Timestamps, Uid, chown, openat, utimensat};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timestamps, Uid, chown, openat, utimensat};
 use rustix::io::Errno;
 
 use crate::claim::Claim;
@@ -11,28 +12,51 @@ use crate::copied::{self, CopiedRoot};
 use crate::error::{IoContext as _, SnapshotError};
 use crate::overlay::{LAYERS_MAX, OverlayMarks, Stack};
 use crate::store::{OverlaySnapshots, Owners, Pinned};
+use crate::tree::{Opened, Tree, create_image};
 use crate::{RootFs, SnapshotId};
 
-/// A committed snapshot: one layer, as a directory in the form overlay expects of an upper
-/// directory. Never write to it.
+/// The name of the file in an image that is tried out.
+pub(crate) const TRIED_FILE: &str = "file";
+
+/// A committed snapshot: one layer, in the form overlay expects of an upper directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotDir {
+pub struct Snapshot {
     pub(crate) id: SnapshotId,
-    pub(crate) path: PathBuf,
+    pub(crate) tree: Tree,
 }
 
-impl SnapshotDir {
+impl Snapshot {
     /// Its name.
     #[must_use]
     pub fn id(&self) -> &SnapshotId {
         &self.id
     }
 
-    /// The layer's files. Deletions are character devices 0:0, directories that hide what is below
-    /// carry the attribute [`OverlayMarks::opaque_xattr`].
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Opens the layer's root directory for reading. Deletions are character devices 0:0,
+    /// directories that hide what is below carry the attribute [`OverlayMarks::opaque_xattr`].
+    ///
+    /// The files stay readable as long as this descriptor, or one that was reached from it, is
+    /// open, whatever becomes of the snapshot's name.
+    ///
+    /// # Errors
+    /// When it was removed, or the kernel refuses to mount its image.
+    pub fn open(&self) -> Result<OwnedFd, SnapshotError> {
+        self.tree.open_root()
+    }
+
+    /// How many bytes the layer's image takes; `None` for a directory.
+    ///
+    /// # Errors
+    /// When the image cannot be inspected.
+    pub fn image_bytes(&self) -> Result<Option<u64>, SnapshotError> {
+        let Tree::Image(path) = &self.tree else {
+            return Ok(None);
+        };
+        let stat = rustix::fs::stat(path).at("read", path)?;
+        // stat(2): blocks of 512 bytes, whatever the file system's are.
+        Ok(u64::try_from(stat.st_blocks)
+            .ok()
+            .map(|blocks| blocks * 512))
     }
 }
 
@@ -59,12 +83,21 @@ impl Pending {
         &self.tree
     }
 
+    /// Makes the layer an image instead: an empty file, open for reading and writing, to write
+    /// an EROFS file system to. [`path`](Self::path) is gone then.
+    ///
+    /// # Errors
+    /// When the directory is not empty any more, or no file can be made.
+    pub fn create_image(&self) -> Result<File, SnapshotError> {
+        create_image(&self.claim.snapshot())
+    }
+
     /// Makes the layer visible under its name, all of it at once. If somebody was faster, theirs
     /// stays and this one is deleted.
     ///
     /// # Errors
     /// When a rename fails.
-    pub fn commit(self) -> Result<SnapshotDir, SnapshotError> {
+    pub fn commit(self) -> Result<Snapshot, SnapshotError> {
         self.store.publish(&self.claim, self.id)
     }
 }
@@ -89,7 +122,7 @@ impl ActiveSnapshot {
     ) -> Result<Self, SnapshotError> {
         let upper = claim.tree();
         if let Some(top) = parents.last() {
-            copy_root_metadata(top.tree(), &upper)?;
+            copy_root_metadata(top.tree().open()?.root.as_fd(), &upper)?;
         }
         Ok(Self {
             claim,
@@ -246,13 +279,13 @@ fn mount_view(
     let mut lowers = open_trees(parents)?;
     if let [_] = lowers.as_slice() {
         // A read-only overlay of one layer is refused; of one layer and nothing it is not.
-        lowers.push(open_dir(empty)?);
+        lowers.push(Tree::Directory(empty.to_owned()).open()?);
     }
     mount(&lowers, None, marks).map(RootFs::Mount)
 }
 
 pub(crate) fn mount(
-    lowers: &[OwnedFd],
+    lowers: &[Opened],
     upper: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     marks: OverlayMarks,
 ) -> Result<OwnedFd, SnapshotError> {
@@ -262,40 +295,59 @@ pub(crate) fn mount(
             max: LAYERS_MAX,
         });
     }
-    let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
-    let layers = lowers.len();
     let stack = Stack {
-        lowers,
+        lowers: lowers.iter().map(Opened::layer).collect(),
         upper,
         marks,
     };
-    stack
-        .mount()
-        .map_err(|source| SnapshotError::Mount { layers, source })
+    stack.mount().map_err(|source| SnapshotError::Mount {
+        layers: lowers.len(),
+        source,
+    })
 }
 
-/// The layers' directories, topmost first.
-fn open_trees(parents: &[Pinned]) -> Result<Vec<OwnedFd>, SnapshotError> {
+/// The layers' files, topmost first.
+fn open_trees(parents: &[Pinned]) -> Result<Vec<Opened>, SnapshotError> {
     parents
         .iter()
         .rev()
-        .map(|parent| open_dir(parent.tree()))
+        .map(|parent| parent.tree().open())
         .collect()
+}
+
+/// Whether a layer can be this image, below a writable directory: its `file` is there, and can
+/// be deleted.
+pub(crate) fn try_image(
+    claim: &Claim,
+    image: &Tree,
+    marks: OverlayMarks,
+) -> Result<(), SnapshotError> {
+    let (upper, work) = (claim.fresh("upper")?, claim.fresh("work")?);
+    let (upper, work) = (open_dir(&upper)?, open_dir(&work)?);
+    let root = mount(&[image.open()?], Some((upper.as_fd(), work.as_fd())), marks)?;
+    let name = Path::new(TRIED_FILE);
+    rustix::fs::unlinkat(&root, name, AtFlags::empty()).at("delete from an image", name)?;
+    match rustix::fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other
+            .and(Err(Errno::EXIST))
+            .at("delete from an image", name),
+    }
 }
 
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, SnapshotError> {
     open_at(CWD, path)
 }
 
-fn open_at(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, SnapshotError> {
+pub(crate) fn open_at(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, SnapshotError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(parent, path, flags, Mode::empty()).at("open", path)
 }
 
 /// The root directory is always the upper one's: without this, mode and owner of `/` would change
 /// with every layer.
-pub(crate) fn copy_root_metadata(from: &Path, to: &Path) -> Result<(), SnapshotError> {
-    let stat = rustix::fs::stat(from).at("read", from)?;
+pub(crate) fn copy_root_metadata(from: BorrowedFd<'_>, to: &Path) -> Result<(), SnapshotError> {
+    let stat = rustix::fs::fstat(from).at("read the layer below", to)?;
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     match chown(to, Some(uid), Some(gid)) {
         // A user namespace cannot give a directory to an owner it does not know.
@@ -307,7 +359,7 @@ pub(crate) fn copy_root_metadata(from: &Path, to: &Path) -> Result<(), SnapshotE
         last_access: timespec(stat.st_atime, i64::try_from(stat.st_atime_nsec)),
         last_modification: timespec(stat.st_mtime, i64::try_from(stat.st_mtime_nsec)),
     };
-    utimensat(CWD, to, &times, rustix::fs::AtFlags::empty()).at("change the times of", to)
+    utimensat(CWD, to, &times, AtFlags::empty()).at("change the times of", to)
 }
 
 fn timespec<E>(seconds: i64, nanoseconds: Result<i64, E>) -> rustix::fs::Timespec {

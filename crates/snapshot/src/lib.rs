@@ -1,10 +1,10 @@
 //! Root file systems from layers, as late as possible.
 //!
-//! A *snapshot* is one layer as a directory, in the form overlay gives its upper directory. A
-//! *root file system* is a list of snapshots, mounted on one another when a process needs it, and
-//! not before. Mounts are detached: none is ever visible in the file system tree. Where no overlay
-//! can be mounted, a root file system is a copy of its layers, and its changes are what differs from
-//! them afterwards.
+//! A *snapshot* is one layer in the form overlay gives its upper directory: a directory, or an
+//! image of one in a single file. A *root file system* is a list of snapshots, mounted on one
+//! another when a process needs it, and not before. Mounts are detached: none is ever visible in
+//! the file system tree. Where no overlay can be mounted, a root file system is a copy of its layers,
+//! and its changes are what differs from them afterwards.
 //!
 //! ```no_run
 //! use longshore_snapshot::{OverlaySnapshots, SnapshotId, Snapshotter as _};
@@ -36,17 +36,18 @@ mod state;
 mod store;
 mod sys;
 mod trash;
+mod tree;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub use error::{ErrorClass, SnapshotError};
-pub use handles::{ActiveSnapshot, Pending, SnapshotDir, View};
+pub use handles::{ActiveSnapshot, Pending, Snapshot, View};
 pub use id::{InvalidSnapshotId, SNAPSHOT_ID_BYTES_MAX, SnapshotId};
 pub use overlay::OverlayMarks;
 pub use store::{OverlaySnapshots, Owners, Stacking};
 
-/// Keeps layers as directories and makes root file systems of them.
+/// Keeps layers as directories or images and makes root file systems of them.
 ///
 /// # Contract
 /// - A snapshot is visible under its id either whole or not at all, to every process, and never
@@ -72,7 +73,7 @@ pub trait Snapshotter: Send + Sync {
     ///
     /// # Errors
     /// When a snapshot that did not survive a restart cannot be discarded.
-    fn get(&self, id: &SnapshotId) -> Result<Option<SnapshotDir>, SnapshotError>;
+    fn get(&self, id: &SnapshotId) -> Result<Option<Snapshot>, SnapshotError>;
 
     /// A writable root file system on these layers; on none, an empty directory.
     ///
@@ -90,8 +91,7 @@ pub trait Snapshotter: Send + Sync {
     ///
     /// # Errors
     /// When a rename fails, or the changes cannot be told; they are lost then.
-    fn commit(&self, active: ActiveSnapshot, id: &SnapshotId)
-    -> Result<SnapshotDir, SnapshotError>;
+    fn commit(&self, active: ActiveSnapshot, id: &SnapshotId) -> Result<Snapshot, SnapshotError>;
 
     /// Removes a snapshot; `false` when there was none.
     ///

@@ -5,20 +5,21 @@
 //! sandbox it was moved into), also after `kill -9`.
 //!
 //! Every option whose default distributions change is named, so that an upper directory means the
-//! same on all of them: `index`, `metacopy`, `redirect_dir` and `xino` off. (`nofollow` is `off` and
-//! ignores redirections that a layer brings; with `userxattr` it is the only value allowed.)
+//! same on all of them: `index`, `metacopy` and `redirect_dir` off, `xino` on only where layers lie
+//! on several file systems. (`nofollow` is `off` and ignores redirections that a layer brings; with
+//! `userxattr` it is the only value allowed.)
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::thread;
 
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat, readlinkat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
-    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-    mount, mount_change, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, mount, mount_change, move_mount, open_tree,
 };
 
 use crate::sys;
@@ -29,11 +30,10 @@ pub(crate) const LAYERS_MAX: usize = 500;
 /// `mount(2)` copies one page of options and needs its last byte for the terminator.
 const MOUNT_OPTIONS_BYTES_MAX: usize = 4095;
 
-const FIXED_OPTIONS: [(&str, &str); 4] = [
+const FIXED_OPTIONS: [(&str, &str); 3] = [
     ("index", "off"),
     ("metacopy", "off"),
     ("redirect_dir", "nofollow"),
-    ("xino", "off"),
 ];
 
 /// Under which extended attributes the kernel keeps its marks (opaque directories).
@@ -70,10 +70,18 @@ pub(crate) fn is_unavailable(error: &io::Error) -> bool {
         || is_unknown_option(error)
 }
 
+/// A layer of a stack.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lower<'fd> {
+    /// The directory, or the detached mount of an image.
+    pub(crate) root: BorrowedFd<'fd>,
+    pub(crate) is_image: bool,
+}
+
 /// What is mounted on what.
 pub(crate) struct Stack<'fd> {
     /// The layers, topmost first; at least one (two without an upper directory).
-    pub(crate) lowers: Vec<BorrowedFd<'fd>>,
+    pub(crate) lowers: Vec<Lower<'fd>>,
     /// The upper and the work directory; without them the mount is read-only.
     pub(crate) upper: Option<(BorrowedFd<'fd>, BorrowedFd<'fd>)>,
     pub(crate) marks: OverlayMarks,
@@ -82,11 +90,15 @@ pub(crate) struct Stack<'fd> {
 impl Stack<'_> {
     /// Mounts, the best way this kernel knows.
     pub(crate) fn mount(&self) -> io::Result<OwnedFd> {
-        let ways = [
-            Self::mount_by_descriptor,
-            Self::mount_by_layer_path,
-            Self::mount_classic,
-        ];
+        let ways = if self.has_images() {
+            &[Self::mount_by_descriptor, Self::mount_attached][..]
+        } else {
+            &[
+                Self::mount_by_descriptor,
+                Self::mount_by_layer_path,
+                Self::mount_classic,
+            ]
+        };
         let mut answer = Err(io::Error::from(Errno::INVAL));
         for way in ways {
             answer = way(self);
@@ -100,24 +112,40 @@ impl Stack<'_> {
 
     /// Linux 6.13: layers are given as descriptors, so that no path is looked up at all.
     fn mount_by_descriptor(&self) -> io::Result<OwnedFd> {
-        self.mount_by_fsconfig(|context, key, fd| fsconfig_set_fd(context, key, fd))
+        self.mount_by_fsconfig(&self.roots(), self.upper, |context, key, fd| {
+            fsconfig_set_fd(context, key, fd)
+        })
     }
 
     /// Linux 6.8: layers are given one by one, each as a path.
     fn mount_by_layer_path(&self) -> io::Result<OwnedFd> {
-        self.mount_by_fsconfig(|context, key, fd| {
-            fsconfig_set_string(context, key, descriptor_path(fd))
-        })
+        self.mount_by_fsconfig(&self.roots(), self.upper, set_by_path)
+    }
+
+    fn roots(&self) -> Vec<BorrowedFd<'_>> {
+        self.lowers.iter().map(|lower| lower.root).collect()
+    }
+
+    fn has_images(&self) -> bool {
+        self.lowers.iter().any(|lower| lower.is_image)
+    }
+
+    /// Layers of one file system keep their files' numbers; those of several need numbers that
+    /// tell the layer too, or files would seem to be on other devices than their directories.
+    fn numbering(&self) -> (&'static str, &'static str) {
+        ("xino", if self.has_images() { "on" } else { "off" })
     }
 
     fn mount_by_fsconfig(
         &self,
+        lowers: &[BorrowedFd<'_>],
+        upper: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
         set: impl Fn(BorrowedFd<'_>, &str, BorrowedFd<'_>) -> rustix::io::Result<()>,
     ) -> io::Result<OwnedFd> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let context = context.as_fd();
         fsconfig_set_string(context, "source", "longshore")?;
-        for (key, value) in FIXED_OPTIONS {
+        for (key, value) in FIXED_OPTIONS.into_iter().chain([self.numbering()]) {
             fsconfig_set_string(context, key, value)?;
         }
         // Else Linux 6.6 and later mark the upper directory; earlier ones do not know the option.
@@ -125,16 +153,16 @@ impl Stack<'_> {
         if self.marks == OverlayMarks::User {
             fsconfig_set_flag(context, "userxattr")?;
         }
-        for lower in &self.lowers {
+        for lower in lowers {
             set(context, "lowerdir+", *lower)?;
         }
-        if let Some((upper, work)) = self.upper {
+        if let Some((upper, work)) = upper {
             set(context, "upperdir", upper)?;
             set(context, "workdir", work)?;
             fsconfig_set_flag(context, "volatile")?;
         }
         fsconfig_create(context)?;
-        let attributes = match self.upper {
+        let attributes = match upper {
             Some(_) => MountAttrFlags::empty(),
             None => MountAttrFlags::MOUNT_ATTR_RDONLY,
         };
@@ -144,29 +172,60 @@ impl Stack<'_> {
     /// Older kernels: `mount(2)`, whose options are bounded by a page, in a mount namespace that
     /// only a short-lived thread sees; what comes back is a detached clone of that mount.
     fn mount_classic(&self) -> io::Result<OwnedFd> {
-        thread::scope(|scope| {
-            let mounted = scope.spawn(|| self.mount_out_of_sight()).join();
-            mounted.unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
+        out_of_sight(|| self.mount_by_options())
+    }
+
+    /// Linux before 6.15 stacks no mounts that are detached: images are moved into a mount
+    /// namespace that only a short-lived thread sees, and go with it; overlay keeps its own
+    /// clones of them.
+    fn mount_attached(&self) -> io::Result<OwnedFd> {
+        out_of_sight(|| {
+            let (lowers, upper) = self.attach_images()?;
+            let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
+            let upper = upper
+                .as_ref()
+                .map(|(upper, work)| (upper.as_fd(), work.as_fd()));
+            self.mount_by_fsconfig(&lowers, upper, set_by_path)
         })
     }
 
-    fn mount_out_of_sight(&self) -> io::Result<OwnedFd> {
-        sys::unshare_mounts()?;
-        mount_change(
-            "/",
-            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-        )?;
-        // Overlay takes only directories of the mount namespace it is mounted in.
-        let lowers = self
-            .lowers
-            .iter()
-            .map(|fd| reopen(*fd))
-            .collect::<io::Result<Vec<_>>>()?;
+    fn attach_images(&self) -> io::Result<Reopened> {
+        // Directories first: what is mounted below may hide them.
+        let directories = self.reopen()?;
+        let spot = mount_spot()?;
+        mount("longshore", spot, "tmpfs", MountFlags::empty(), None)?;
+        let mut lowers = directories.0;
+        for (number, image) in self.lowers.iter().enumerate() {
+            if !image.is_image {
+                continue;
+            }
+            let at = format!("{spot}/{number}");
+            mkdirat(CWD, &at, Mode::RWXU)?;
+            let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(image.root, "", CWD, &at, by_descriptor)?;
+            lowers[number] = open_directory(&at)?;
+        }
+        Ok((lowers, directories.1))
+    }
+
+    /// The directories as the calling thread's mounts have them: overlay takes only those of
+    /// the mount namespace it is mounted in. Images stay what they are.
+    fn reopen(&self) -> io::Result<Reopened> {
+        let reopen = |lower: &Lower<'_>| match lower.is_image {
+            true => Ok(lower.root.try_clone_to_owned()?),
+            false => reopen(lower.root),
+        };
+        let lowers = self.lowers.iter().map(reopen).collect::<io::Result<_>>()?;
         let upper = match self.upper {
-            Some((upper, work)) => Some((reopen(upper)?, reopen(work)?)),
+            Some((upper, work)) => Some((self::reopen(upper)?, self::reopen(work)?)),
             None => None,
         };
-        let options = classic_options(&lowers, upper.as_ref(), self.marks);
+        Ok((lowers, upper))
+    }
+
+    fn mount_by_options(&self) -> io::Result<OwnedFd> {
+        let (lowers, upper) = self.reopen()?;
+        let options = classic_options(&lowers, upper.as_ref(), self.numbering(), self.marks);
         if options.len() > MOUNT_OPTIONS_BYTES_MAX {
             return Err(Errno::TOOBIG.into());
         }
@@ -178,14 +237,39 @@ impl Stack<'_> {
         };
         let spot = mount_spot()?;
         mount("longshore", spot, "overlay", flags, options.as_c_str())?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        Ok(open_tree(CWD, spot, flags)?)
+        Ok(open_tree(CWD, spot, CLONE)?)
     }
+}
+
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
+
+/// The layers, and the upper and the work directory.
+type Reopened = (Vec<OwnedFd>, Option<(OwnedFd, OwnedFd)>);
+
+/// Mounts on a thread with a mount namespace of its own, from which nothing comes out.
+fn out_of_sight(mount: impl FnOnce() -> io::Result<OwnedFd> + Send) -> io::Result<OwnedFd> {
+    let apart = || {
+        sys::unshare_mounts()?;
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )?;
+        mount()
+    };
+    thread::scope(|scope| {
+        let mounted = scope.spawn(apart).join();
+        mounted.unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
+    })
+}
+
+fn set_by_path(context: BorrowedFd<'_>, key: &str, fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    fsconfig_set_string(context, key, descriptor_path(fd))
 }
 
 fn classic_options(
     lowers: &[OwnedFd],
     upper: Option<&(OwnedFd, OwnedFd)>,
+    numbering: (&str, &str),
     marks: OverlayMarks,
 ) -> String {
     let lowers: Vec<_> = lowers
@@ -193,7 +277,7 @@ fn classic_options(
         .map(|fd| descriptor_path(fd.as_fd()))
         .collect();
     let mut options = format!("lowerdir={}", lowers.join(":"));
-    for (key, value) in FIXED_OPTIONS {
+    for (key, value) in FIXED_OPTIONS.into_iter().chain([numbering]) {
         options.push_str(&format!(",{key}={value}"));
     }
     if marks == OverlayMarks::User {
@@ -212,13 +296,17 @@ fn classic_options(
 /// The same directory, through the mounts that the calling thread sees now.
 fn reopen(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let path = readlinkat(CWD, descriptor_path(directory), Vec::new())?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let reopened = openat(CWD, path, flags, Mode::empty())?;
+    let reopened = open_directory(path)?;
     let (before, now) = (fstat(directory)?, fstat(&reopened)?);
     if (before.st_dev, before.st_ino) == (now.st_dev, now.st_ino) {
         return Ok(reopened);
     }
     Err(Errno::STALE.into())
+}
+
+fn open_directory(path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?)
 }
 
 /// A directory that holds nothing that the mount itself needs. The mount is seen by this thread only.
@@ -265,7 +353,12 @@ mod tests {
         fs::write(low_path.join("only"), "low").unwrap();
         fs::write(high_path.join("both"), "high").unwrap();
         let stack = Stack {
-            lowers: vec![high.as_fd(), low.as_fd()],
+            lowers: [&high, &low]
+                .map(|fd| Lower {
+                    root: fd.as_fd(),
+                    is_image: false,
+                })
+                .to_vec(),
             upper: None,
             marks: OverlayMarks::Trusted,
         };

@@ -1,10 +1,11 @@
-//! Snapshots as directories, put together by overlay.
+//! Snapshots as directories and images, put together by overlay.
 //!
 //! ```text
 //! <root>/                     0700
 //!   lock                      shared: somebody makes a directory in work; exclusive: a sweep
 //!   snapshots/<id>/           appears by rename, all at once; held shared (flock) while in use
-//!     fs/                     the layer
+//!     fs/                     the layer, as a directory
+//!     layer.erofs             the layer, as an image: one of both
 //!     state                   see state.rs
 //!   work/<random>/            see claim.rs
 //!     lock
@@ -33,10 +34,13 @@ use rustix::thread::CapabilitySet;
 use crate::claim::{self, Claim};
 use crate::copied::{CopiedRoot, Warm};
 use crate::error::{IoContext as _, SnapshotError};
-use crate::handles::{ActiveSnapshot, Pending, SnapshotDir, View, mount, open_dir};
+use crate::handles::{
+    ActiveSnapshot, Pending, Snapshot, TRIED_FILE, View, mount, open_dir, try_image,
+};
 use crate::overlay::{self, LAYERS_MAX, OverlayMarks};
 use crate::state::{Boot, State, mark_synced};
 use crate::trash::Trash;
+use crate::tree::{Tree, create_image};
 use crate::{SnapshotId, Snapshotter, Swept};
 
 /// linux/magic.h
@@ -76,7 +80,7 @@ pub enum Owners {
 #[derive(Debug)]
 pub(crate) struct Pinned {
     id: SnapshotId,
-    tree: PathBuf,
+    tree: Tree,
     _lock: File,
 }
 
@@ -85,7 +89,7 @@ impl Pinned {
         &self.id
     }
 
-    pub(crate) fn tree(&self) -> &Path {
+    pub(crate) fn tree(&self) -> &Tree {
         &self.tree
     }
 }
@@ -174,7 +178,7 @@ impl OverlaySnapshots {
         }
         let claim = Claim::new(&self.root, Arc::clone(&self.trash))?;
         let (upper, work) = (open_dir(&claim.tree())?, open_dir(&claim.fresh("work")?)?);
-        let empty = open_dir(&self.root.join("empty"))?;
+        let empty = Tree::Directory(self.root.join("empty")).open()?;
         let dirs = Some((upper.as_fd(), work.as_fd()));
         mount(&[empty], dirs, self.marks).map(drop)
     }
@@ -226,6 +230,25 @@ impl OverlaySnapshots {
         self.marks
     }
 
+    /// Whether layers can be images here, tried out with one that `write` makes: an EROFS file
+    /// system with an empty `file` in its root directory.
+    ///
+    /// # Errors
+    /// What stands against it: the kernel, the file system that the store is on, or that this
+    /// process is not root of the machine.
+    pub fn try_image<E: Into<io::Error>>(
+        &self,
+        write: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<(), SnapshotError> {
+        if self.marks != OverlayMarks::Trusted || self.stacking()?.0 == Stacking::Copy {
+            return Err(Errno::PERM).at("mount an image on", &self.root);
+        }
+        let claim = Claim::new(&self.root, Arc::clone(&self.trash))?;
+        let image = create_image(&claim.snapshot())?;
+        write(&image).at("write an image with", Path::new(TRIED_FILE))?;
+        try_image(&claim, &Tree::of(&claim.snapshot()), self.marks)
+    }
+
     fn directory(&self) -> PathBuf {
         self.root.join(directory_of(self.marks, self.owners))
     }
@@ -234,9 +257,9 @@ impl OverlaySnapshots {
         self.directory().join(id.as_str())
     }
 
-    fn found(&self, id: SnapshotId) -> SnapshotDir {
-        let path = self.place(&id).join("fs");
-        SnapshotDir { id, path }
+    fn found(&self, id: SnapshotId) -> Snapshot {
+        let tree = Tree::of(&self.place(&id));
+        Snapshot { id, tree }
     }
 
     /// Holds a snapshot in place. Whoever removes one takes its lock exclusively first.
@@ -254,7 +277,7 @@ impl OverlaySnapshots {
         }
         Ok(Pinned {
             id: id.clone(),
-            tree: place.join("fs"),
+            tree: Tree::of(&place),
             _lock: lock,
         })
     }
@@ -270,11 +293,7 @@ impl OverlaySnapshots {
     }
 
     /// Renames a claimed directory into its place.
-    pub(crate) fn publish(
-        &self,
-        claim: &Claim,
-        id: SnapshotId,
-    ) -> Result<SnapshotDir, SnapshotError> {
+    pub(crate) fn publish(&self, claim: &Claim, id: SnapshotId) -> Result<Snapshot, SnapshotError> {
         self.boot.mark_unsynced(&claim.snapshot())?;
         let place = self.place(&id);
         loop {
@@ -316,7 +335,7 @@ impl Snapshotter for OverlaySnapshots {
         })
     }
 
-    fn get(&self, id: &SnapshotId) -> Result<Option<SnapshotDir>, SnapshotError> {
+    fn get(&self, id: &SnapshotId) -> Result<Option<Snapshot>, SnapshotError> {
         let place = self.place(id);
         match self.boot.state_of(&place)? {
             State::Synced | State::Unsynced => Ok(Some(self.found(id.clone()))),
@@ -350,7 +369,7 @@ impl Snapshotter for OverlaySnapshots {
         &self,
         mut active: ActiveSnapshot,
         id: &SnapshotId,
-    ) -> Result<SnapshotDir, SnapshotError> {
+    ) -> Result<Snapshot, SnapshotError> {
         active.collect()?;
         let committed = self.publish(&active.claim, id.clone())?;
         if active.copied.is_some() {

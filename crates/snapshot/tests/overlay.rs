@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -46,21 +47,27 @@ fn privileged_overlay_snapshots_conform() {
     }
     let temp = tempfile::tempdir().unwrap();
     let count = std::cell::Cell::new(0);
-    conformance::run(&|| {
-        count.set(count.get() + 1);
-        Box::new(OverlaySnapshots::open(temp.path().join(count.get().to_string())).unwrap())
-    });
+    conformance::run(
+        &|| {
+            count.set(count.get() + 1);
+            Box::new(OverlaySnapshots::open(temp.path().join(count.get().to_string())).unwrap())
+        },
+        &conformance::fill_directory,
+    );
 }
 
 #[test]
 fn copied_snapshots_conform() {
     let temp = tempfile::tempdir().unwrap();
     let count = std::cell::Cell::new(0);
-    conformance::run(&|| {
-        count.set(count.get() + 1);
-        let root = temp.path().join(count.get().to_string());
-        Box::new(OverlaySnapshots::open_copying(root).unwrap())
-    });
+    conformance::run(
+        &|| {
+            count.set(count.get() + 1);
+            let root = temp.path().join(count.get().to_string());
+            Box::new(OverlaySnapshots::open_copying(root).unwrap())
+        },
+        &conformance::fill_directory,
+    );
 }
 
 #[test]
@@ -125,7 +132,9 @@ fn privileged_copies_keep_owners_modes_links_and_attributes() {
     let inode = |name: &str| fs::metadata(root.join(name)).unwrap().ino();
     assert_eq!(inode("program"), inode("dir/again"));
     let original = store.get(&id("base")).unwrap().unwrap();
-    let copied = fs::metadata(original.path().join("program")).unwrap().ino();
+    let opened = original.open().unwrap();
+    let copied = format!("/proc/self/fd/{}/program", opened.as_raw_fd());
+    let copied = fs::metadata(copied).unwrap().ino();
     assert_ne!(inode("program"), copied, "nothing is shared with the layer");
     let mut value = [0; 8];
     let size = rustix::fs::getxattr(root.join("program"), "user.note", &mut value).unwrap();
@@ -208,10 +217,9 @@ fn committing_over_a_void_snapshot_replaces_it() {
     let pending = store.begin(&id("a")).unwrap();
     fs::write(pending.path().join("file"), "whole").unwrap();
     let committed = pending.commit().unwrap();
-    assert_eq!(
-        fs::read_to_string(committed.path().join("file")).unwrap(),
-        "whole"
-    );
+    let open = committed.open().unwrap();
+    let file = format!("/proc/self/fd/{}/file", open.as_raw_fd());
+    assert_eq!(fs::read_to_string(file).unwrap(), "whole");
 }
 
 #[test]
