@@ -22,6 +22,7 @@ mod harness;
 mod images;
 mod instructions;
 mod kill;
+mod layer_form;
 mod oci_runtime;
 mod output_options;
 mod outputs;

@@ -11,6 +11,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use longshore_engine::LayerForm;
 use longshore_runner::Isolation;
 
 use crate::identity::Identity;
@@ -42,6 +43,15 @@ pub(crate) struct Global {
     /// Say more, on standard error
     #[arg(short = 'D', long, global = true)]
     pub(crate) debug: bool,
+    /// What layers are unpacked to: auto, directory or erofs
+    #[arg(
+        long,
+        env = "LONGSHORE_LAYER_FORM",
+        default_value = "auto",
+        value_name = "FORM",
+        global = true
+    )]
+    pub(crate) layer_form: LayerForm,
     /// How the log is written
     #[arg(long, value_enum, default_value = "text", global = true)]
     pub(crate) log_format: LogFormat,

@@ -127,6 +127,7 @@ fn open_engine(global: &Global, sandbox: SandboxOptions) -> Result<Engine> {
         root: state_root(global)?,
         registry,
         sandbox,
+        layer_form: global.layer_form,
     })?)
 }
 

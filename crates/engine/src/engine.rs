@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 
 use crate::archive::{self, ArchiveImage, ArchiveKind};
 use crate::image::{ImageStore, PlatformImage, StoredImage};
-use crate::layer::LayerStore;
+use crate::layer::{LayerForm, LayerStore};
 use crate::transfer::{self, Pulled};
 use crate::{EngineError, layer};
 
@@ -32,6 +32,8 @@ pub struct EngineOptions {
     pub registry: ClientOptions,
     /// How processes are run.
     pub sandbox: SandboxOptions,
+    /// What layers are unpacked to.
+    pub layer_form: LayerForm,
 }
 
 /// How an engine runs processes, and as whom it acts.
@@ -165,6 +167,7 @@ impl Engine {
             snapshots,
             registry.clone(),
             caches,
+            options.layer_form,
         ));
         Ok(Self(Arc::new(Inner {
             root,

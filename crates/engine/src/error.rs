@@ -42,6 +42,9 @@ pub enum EngineError {
     /// A layer's directory failed.
     #[error(transparent)]
     Snapshot(#[from] longshore_snapshot::SnapshotError),
+    /// Layers were to be images, which this machine cannot mount.
+    #[error("layers cannot be EROFS images here: {0}")]
+    NoLayerImages(String),
     /// A file or repository cannot be fetched.
     #[error(transparent)]
     Remote(Box<crate::RemoteError>),
@@ -183,7 +186,9 @@ impl EngineError {
                 longshore_runner::ErrorClass::Environment => ErrorClass::Environment,
                 longshore_runner::ErrorClass::Internal => ErrorClass::Internal,
             },
-            Self::Content(_) | Self::Io { .. } | Self::Snapshot(_) => ErrorClass::Environment,
+            Self::Content(_) | Self::Io { .. } | Self::Snapshot(_) | Self::NoLayerImages(_) => {
+                ErrorClass::Environment
+            }
             Self::Remote(error) => error.class(),
             Self::Cache(_) => ErrorClass::Upstream,
             Self::TaskLost(_) => ErrorClass::Internal,

@@ -48,6 +48,7 @@ pub use engine::{
 pub use error::{DiffIdMismatch, EngineError, ErrorClass};
 pub use image::{PlatformImage, StoredImage};
 pub use import::ImportRequest;
+pub use layer::{LayerForm, UnknownLayerForm, try_layer_images};
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};
 pub use longshore_layers::context::ModePolicy;
 pub use progress::{NoProgress, PlannedStep, ProgressEvent, ProgressSink};

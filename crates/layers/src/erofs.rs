@@ -228,6 +228,3 @@ impl Imaging<'_> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

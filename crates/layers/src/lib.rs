@@ -3,9 +3,10 @@
 //!
 //! A layer is an ordered list of [`Change`]s that name their files. It becomes a blob by
 //! [`write_layer`], a directory by [`materialise`] and a table of contents, [`LayerIndex`],
-//! on the way; a blob becomes an index by [`index_of_tar`] and a directory by [`unpack`]; an
-//! overlay mount's upper directory becomes changes by [`diff_upper`]. What a stack of layers
-//! shows is answered by a [`TreeView`] of their indexes.
+//! on the way; a blob becomes an index by [`index_of_tar`] and a directory by [`unpack`]. In
+//! place of a directory either becomes an EROFS image, by [`image_of_changes`] and
+//! [`unpack_image`]. An overlay mount's upper directory becomes changes by [`diff_upper`].
+//! What a stack of layers shows is answered by a [`TreeView`] of their indexes.
 //!
 //! ```
 //! use std::sync::Arc;

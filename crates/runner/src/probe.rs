@@ -41,8 +41,6 @@ pub struct Probe {
     pub overlay: Check,
     /// Overlay on the probed directory, the way a user namespace mounts it.
     pub overlay_in_user_namespace: Check,
-    /// Mounting an EROFS image that is a plain file on the probed directory.
-    pub erofs_file: Check,
     /// Making device nodes that work.
     pub device_nodes: Check,
     /// `chroot`

@@ -55,7 +55,6 @@ pub(crate) fn probe(scratch: &Path) -> Probe {
             own_mounts()?;
             try_overlay(scratch, true)
         }),
-        erofs_file: attempt(|| try_erofs(scratch)),
         device_nodes: attempt(|| try_device(scratch)),
         chroot: attempt(|| Ok(rustix::process::chroot(scratch)?)),
         seccomp: attempt(try_seccomp),
@@ -178,42 +177,6 @@ fn use_overlay(root: &str) -> io::Result<()> {
         return Err(rustix::io::Errno::NOTEMPTY.into());
     }
     Ok(())
-}
-
-fn try_erofs(scratch: &Path) -> io::Result<()> {
-    let image = scratch.join("image.erofs");
-    fs::write(&image, empty_erofs())?;
-    let context = rustix::mount::fsopen("erofs", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "source", &image)?;
-    Ok(fsconfig_create(context.as_fd())?)
-}
-
-/// The smallest EROFS image: a super block, and a root directory with nothing in it.
-fn empty_erofs() -> Vec<u8> {
-    const BLOCK: usize = 4096;
-    // Node 0 of the block the inodes begin in (EROFS on-disk format: inodes are 32-byte slots).
-    const INODES_BLOCK: u32 = 1;
-    let mut image = vec![0; 2 * BLOCK];
-    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    put(1024, &0xE0F5_E1E2_u32.to_le_bytes());
-    put(1024 + 12, &[12]);
-    put(1024 + 16, &1u64.to_le_bytes());
-    put(1024 + 36, &2u32.to_le_bytes());
-    put(1024 + 40, &INODES_BLOCK.to_le_bytes());
-    // struct erofs_inode_compact: inline data, a directory of 0755 with two links and 27 bytes.
-    let inode = BLOCK;
-    put(inode, &(2u16 << 1).to_le_bytes());
-    put(inode + 4, &0o040_755_u16.to_le_bytes());
-    put(inode + 6, &2u16.to_le_bytes());
-    put(inode + 8, &27u32.to_le_bytes());
-    put(inode + 20, &1u32.to_le_bytes());
-    // Two entries of 12 bytes each, then their names, `.` and `..`.
-    for (entry, name_offset) in [(0, 24u16), (1, 25)] {
-        put(inode + 32 + entry * 12 + 8, &name_offset.to_le_bytes());
-        put(inode + 32 + entry * 12 + 10, &[2]);
-    }
-    put(inode + 32 + 24, b"...");
-    image
 }
 
 fn try_device(scratch: &Path) -> io::Result<()> {

@@ -15,8 +15,8 @@ use crate::store::{OverlaySnapshots, Owners, Pinned};
 use crate::tree::{Opened, Tree, create_image};
 use crate::{RootFs, SnapshotId};
 
-/// The name of the file in an image that is tried out.
-pub(crate) const TRIED_FILE: &str = "file";
+/// The file in an image that [`OverlaySnapshots::try_image`] tries.
+pub const TRIED_FILE: &str = "file";
 
 /// A committed snapshot: one layer, in the form overlay expects of an upper directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,7 +42,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub use error::{ErrorClass, SnapshotError};
-pub use handles::{ActiveSnapshot, Pending, Snapshot, View};
+pub use handles::{ActiveSnapshot, Pending, Snapshot, TRIED_FILE, View};
 pub use id::{InvalidSnapshotId, SNAPSHOT_ID_BYTES_MAX, SnapshotId};
 pub use overlay::OverlayMarks;
 pub use store::{OverlaySnapshots, Owners, Stacking};

@@ -333,6 +333,7 @@ fn is_unknown_option(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::Tree;
     use std::fs;
 
     #[test]
@@ -385,5 +386,62 @@ mod tests {
             !mounts.contains(" longshore "),
             "nothing is mounted in sight:\n{mounts}"
         );
+    }
+
+    #[test]
+    fn privileged_both_ways_of_mounting_images_give_the_same_stack() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let (path, directory) = (temp.path().join("image"), temp.path().join("dir"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("file"), "directory").unwrap();
+        fs::write(directory.join("only"), "directory").unwrap();
+        write_image(&fs::File::create_new(&path).unwrap());
+        let mut ways_that_work = 0;
+        let ways: [fn(&Stack<'_>) -> io::Result<OwnedFd>; 2] = [
+            |stack| stack.mount_by_descriptor(),
+            |stack| stack.mount_attached(),
+        ];
+        let seen = || {
+            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            mounts.matches(" erofs ").count()
+        };
+        let before = seen();
+        for way in ways {
+            let Ok(opened) = Tree::Image(path.clone()).open() else {
+                println!("skipped: cannot mount EROFS images that are files");
+                return;
+            };
+            let below = Tree::Directory(directory.clone()).open().unwrap();
+            let stack = Stack {
+                lowers: vec![opened.layer(), below.layer()],
+                upper: None,
+                marks: OverlayMarks::Trusted,
+            };
+            let Ok(mounted) = way(&stack) else { continue };
+            ways_that_work += 1;
+            drop((opened, below));
+            let root = descriptor_path(mounted.as_fd());
+            assert_eq!(fs::read_to_string(format!("{root}/file")).unwrap(), "");
+            assert_eq!(
+                fs::read_to_string(format!("{root}/only")).unwrap(),
+                "directory"
+            );
+        }
+        assert!(ways_that_work >= 1);
+        assert_eq!(seen(), before, "out of sight");
+    }
+
+    fn write_image(to: &fs::File) {
+        use longshore_layers as layers;
+        let file = layers::Change::without_content(layers::Entry {
+            path: layers::EntryPath::new("file").unwrap(),
+            kind: layers::Kind::File { size: 0 },
+            metadata: layers::Metadata::default(),
+        });
+        let marks = layers::OverlayAttributes::Trusted;
+        layers::image_of_changes(&[file], to, marks, &layers::NoLowerLayers).unwrap();
     }
 }

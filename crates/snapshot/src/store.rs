@@ -231,7 +231,7 @@ impl OverlaySnapshots {
     }
 
     /// Whether layers can be images here, tried out with one that `write` makes: an EROFS file
-    /// system with an empty `file` in its root directory.
+    /// system with a [`TRIED_FILE`] in its root directory.
     ///
     /// # Errors
     /// What stands against it: the kernel, the file system that the store is on, or that this

@@ -481,9 +481,9 @@ async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> 
         drop(changes);
         let layer = store.indexed(index.clone());
         let id = layer.key.snapshot_id();
-        store.snapshots().commit(active, &id)?;
+        let snapshot = store.snapshots().commit(active, &id)?;
         store.keep_index(&layer, &index)?;
-        store.keep_directory(&layer, &id)?;
+        store.keep_directory(&layer, &snapshot)?;
         let mut layers = layers;
         layers.push(layer);
         Ok::<_, BoxError>(Tree::Layers(layers))

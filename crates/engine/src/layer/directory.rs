@@ -1,4 +1,4 @@
-//! A layer as a directory that overlay can mount.
+//! A layer as a directory, or an image of one, that overlay can mount.
 
 use std::fs::File;
 use std::io;
@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longshore_layers::{
-    Change, Devices, DirectoryForm, DirectoryOptions, EntryPath, LowerLayers, Metadata,
-    NoLowerLayers, OverlayAttributes, Ownership, TarLimits, TreeView, changes_of_directory,
-    materialise, unpack,
+    Change, Devices, DirectoryForm, DirectoryOptions, EntryPath, ImageError, IndexedTar,
+    LowerLayers, Metadata, NoLowerLayers, OverlayAttributes, Ownership, TarLimits, TreeView,
+    UnpackError, changes_of_directory, image_of_changes, materialise, unpack, unpack_image,
 };
-use longshore_snapshot::{OverlayMarks, Owners, SnapshotId, Snapshotter as _};
+use longshore_oci::Digest;
+use longshore_snapshot::{OverlayMarks, Owners, Pending, Snapshot, SnapshotId, Snapshotter as _};
 
 use super::blob::lost;
 use super::{Layer, LayerStore};
@@ -71,19 +72,56 @@ impl LayerStore {
     ) -> Result<(), EngineError> {
         let (store, layer, id) = (Arc::clone(self), Arc::clone(layer), id.clone());
         tokio::task::spawn_blocking(move || {
-            let pending = store.snapshots.begin(&id)?;
             let changes: &[Change] = layer.changes().map_or(&[], |changes| changes);
-            let directory = open(pending.path())?;
-            materialise(changes, &directory, &store.overlay(), &NoLowerLayers)
-                .map_err(EngineError::layer(layer.key.text()))?;
-            pending.commit()?;
+            let snapshot = match store.image_of_changes(&layer, changes, &id)? {
+                Some(snapshot) => snapshot,
+                None => store.directory_of_changes(&layer, changes, &id)?,
+            };
             // A later process finds the files in the directory, but no index with them.
             if let Some(index) = layer.index.get() {
                 store.keep_index(&layer, index)?;
             }
-            store.keep_directory(&layer, &id)
+            store.keep_directory(&layer, &snapshot)
         })
         .await?
+    }
+
+    fn image_of_changes(
+        &self,
+        layer: &Layer,
+        changes: &[Change],
+        id: &SnapshotId,
+    ) -> Result<Option<Snapshot>, EngineError> {
+        if !self.changes_become_image(changes.len())? {
+            return Ok(None);
+        }
+        let pending = self.snapshots.begin(id)?;
+        let image = pending.create_image()?;
+        match image_of_changes(changes, &image, self.overlay_attributes(), &NoLowerLayers) {
+            Ok(()) => Ok(Some(pending.commit()?)),
+            Err(error @ ImageError::Unfit { .. }) => {
+                self.note_unfit(layer, &error);
+                Ok(None)
+            }
+            Err(error) => Err(EngineError::layer(layer.key.text())(error)),
+        }
+    }
+
+    fn directory_of_changes(
+        &self,
+        layer: &Layer,
+        changes: &[Change],
+        id: &SnapshotId,
+    ) -> Result<Snapshot, EngineError> {
+        let pending = self.snapshots.begin(id)?;
+        let directory = open(pending.path())?;
+        materialise(changes, &directory, &self.overlay(), &NoLowerLayers)
+            .map_err(EngineError::layer(layer.key.text()))?;
+        Ok(pending.commit()?)
+    }
+
+    fn note_unfit(&self, layer: &Layer, error: &ImageError) {
+        tracing::info!(layer = %layer.key.text(), %error, "unpacked to a directory");
     }
 
     async fn unpack(
@@ -102,35 +140,75 @@ impl LayerStore {
             below.to_vec(),
         );
         tokio::task::spawn_blocking(move || {
-            let pending = store.snapshots.begin(&id)?;
-            let input = store.open_archive(&layer, &blob)?;
-            let directory = open(pending.path())?;
             let below = Below {
                 view: &lower,
                 store: &store,
                 layers: &below,
             };
-            let unpacked = unpack(
-                input,
-                &directory,
-                &store.overlay(),
-                TarLimits::LAYER,
-                &below,
-            );
-            let read = unpacked.map_err(EngineError::layer(layer.key.text()))?.tar;
+            let (pending, read) = match store.unpack_to_image(&layer, blob, &below, &id)? {
+                Some(unpacked) => unpacked,
+                None => store.unpack_to_directory(&layer, blob, &below, &id)?,
+            };
             store.check_diff_id(&layer, blob, read.diff_id)?;
-            pending.commit()?;
+            let snapshot = pending.commit()?;
             store.keep_index(&layer, &read.index)?;
             let _ = layer.index.set(Arc::new(read.index));
-            store.keep_directory(&layer, &id)
+            store.keep_directory(&layer, &snapshot)
         })
         .await?
     }
 
-    /// Notes that the layer's directory is there.
-    pub(crate) fn keep_directory(&self, layer: &Layer, id: &SnapshotId) -> Result<(), EngineError> {
+    fn unpack_to_image(
+        &self,
+        layer: &Layer,
+        blob: Digest,
+        below: &Below<'_>,
+        id: &SnapshotId,
+    ) -> Result<Option<(Pending, IndexedTar)>, EngineError> {
+        let known = self.root.blobs().info(&blob)?;
+        let bytes = known.ok_or_else(|| lost(layer))?.size_bytes;
+        if !self.blob_becomes_image(bytes)? {
+            return Ok(None);
+        }
+        let pending = self.snapshots.begin(id)?;
+        let image = pending.create_image()?;
+        let input = self.open_archive(layer, &blob)?;
+        let attributes = self.overlay_attributes();
+        match unpack_image(input, &image, attributes, TarLimits::LAYER, below) {
+            Ok(read) => Ok(Some((pending, read))),
+            Err(UnpackError::Image(error @ ImageError::Unfit { .. })) => {
+                self.note_unfit(layer, &error);
+                Ok(None)
+            }
+            Err(error) => Err(EngineError::layer(layer.key.text())(error)),
+        }
+    }
+
+    fn unpack_to_directory(
+        &self,
+        layer: &Layer,
+        blob: Digest,
+        below: &Below<'_>,
+        id: &SnapshotId,
+    ) -> Result<(Pending, IndexedTar), EngineError> {
+        let pending = self.snapshots.begin(id)?;
+        let input = self.open_archive(layer, &blob)?;
+        let directory = open(pending.path())?;
+        let unpacked = unpack(input, &directory, &self.overlay(), TarLimits::LAYER, below);
+        let read = unpacked.map_err(EngineError::layer(layer.key.text()))?.tar;
+        Ok((pending, read))
+    }
+
+    /// Notes that the layer's directory is there, or its image and what that takes.
+    pub(crate) fn keep_directory(
+        &self,
+        layer: &Layer,
+        snapshot: &Snapshot,
+    ) -> Result<(), EngineError> {
+        let image_bytes = snapshot.image_bytes()?;
         self.note(layer.key, |record| {
-            record.snapshot_id = Some(id.to_string());
+            record.snapshot_id = Some(snapshot.id().to_string());
+            record.snapshot_bytes = image_bytes.unwrap_or(0);
         })
     }
 
@@ -154,7 +232,7 @@ impl LayerStore {
             .snapshots
             .get(&layer.key.snapshot_id())?
             .ok_or_else(|| lost(layer))?;
-        Ok(Arc::new(open(snapshot.path())?.into()))
+        Ok(Arc::new(snapshot.open()?))
     }
 }
 

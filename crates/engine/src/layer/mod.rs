@@ -3,7 +3,8 @@
 //! ```text
 //!            changes (named files) ─┐
 //!   registry ──fetch──► blob ───────┼──► index     what stands where, with content hashes
-//!                        ▲          ├──► directory a snapshot that overlay can mount
+//!                        ▲          ├──► directory a snapshot that overlay can mount, or an
+//!                        │          │              image of one
 //!                        └── write ─┘──► blob      tar, compressed, by digest
 //! ```
 //!
@@ -16,6 +17,7 @@
 mod blob;
 mod dated;
 mod directory;
+mod form;
 mod index;
 mod store;
 
@@ -32,6 +34,7 @@ use tokio::sync::OnceCell;
 
 pub(crate) use blob::LayerBlob;
 pub(crate) use dated::BlobForm;
+pub use form::{LayerForm, UnknownLayerForm, try_layer_images};
 pub(crate) use store::LayerStore;
 
 use crate::LayerCompression;

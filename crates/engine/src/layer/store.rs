@@ -1,7 +1,7 @@
 //! Finds and makes layers; keeps in the database which representations there are.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use jiff::Timestamp;
 use longshore_content::StateRoot;
@@ -11,7 +11,7 @@ use longshore_oci::{ChainId, DiffId, LayerId};
 use longshore_registry_client::Client;
 use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
 
-use super::{Layer, LayerKey, RemoteBlob};
+use super::{Layer, LayerForm, LayerKey, RemoteBlob};
 use crate::EngineError;
 
 /// The layers of a state root.
@@ -25,6 +25,9 @@ pub(crate) struct LayerStore {
     /// What could not be fetched from a build cache, and why: the builds that counted on
     /// it have to do without.
     lost: Mutex<Vec<String>>,
+    pub(super) form: LayerForm,
+    /// Whether layers can be images here, or why not.
+    pub(super) images_work: OnceLock<Result<(), String>>,
     /// So that all users of a layer share its state, and make each representation once.
     known: Mutex<HashMap<LayerKey, Weak<Layer>>>,
 }
@@ -35,6 +38,7 @@ impl LayerStore {
         snapshots: Arc<OverlaySnapshots>,
         registry: Client,
         caches: Client,
+        form: LayerForm,
     ) -> Self {
         Self {
             root,
@@ -42,6 +46,8 @@ impl LayerStore {
             registry,
             caches,
             lost: Mutex::default(),
+            form,
+            images_work: OnceLock::new(),
             known: Mutex::default(),
         }
     }
@@ -51,7 +57,7 @@ impl LayerStore {
         &self.caches
     }
 
-    /// The directories of layers.
+    /// The directories and images of layers.
     pub(crate) fn snapshots(&self) -> &Arc<OverlaySnapshots> {
         &self.snapshots
     }

@@ -532,9 +532,9 @@ fn layer_of(store: &LayerStore, active: ActiveSnapshot) -> Result<Arc<Layer>, En
     let index = LayerIndex::of_changes(&changes).map_err(EngineError::layer(name))?;
     let layer = store.made(index.clone(), changes);
     let id = layer.key.snapshot_id();
-    store.snapshots().commit(active, &id)?;
+    let snapshot = store.snapshots().commit(active, &id)?;
     store.keep_index(&layer, &index)?;
-    store.keep_directory(&layer, &id)?;
+    store.keep_directory(&layer, &snapshot)?;
     Ok(layer)
 }
 

@@ -41,6 +41,8 @@ pub(super) struct DataArea<'a> {
     buffer: Vec<u8>,
     /// Where in the image the buffer begins.
     written: u64,
+    /// Up to here bytes of files that were taken back may stand in the image.
+    soiled: u64,
     tails: Tails<'a>,
     known: HashMap<ContentHash, Placement>,
 }
@@ -61,6 +63,7 @@ impl<'a> DataArea<'a> {
             buffer: Vec::with_capacity(BUFFER_BYTES),
             // Block 0 is the super block's.
             written: BLOCK_BYTES as u64,
+            soiled: 0,
             tails: Tails {
                 image,
                 memory: Vec::new(),
@@ -155,8 +158,8 @@ impl<'a> DataArea<'a> {
                 }
                 to = next;
             }
-            if !hole {
-                let at = self.written + from as u64;
+            let at = self.written + from as u64;
+            if !hole || at < self.soiled {
                 self.image.write_all_at(&self.buffer[from..to], at)?;
             }
             from = to;
@@ -166,14 +169,16 @@ impl<'a> DataArea<'a> {
         Ok(())
     }
 
-    /// Forgets what was added from `start` on, if it was not written yet.
-    fn take_back(&mut self, start: u64) -> io::Result<()> {
+    /// Forgets what was added from `start` on.
+    fn take_back(&mut self, start: u64) {
         match start.checked_sub(self.written) {
             Some(kept) => self.buffer.truncate(usize::try_from(kept).unwrap_or(0)),
-            // It takes room for nothing, as every copy does in a directory.
-            None => self.pad()?,
+            None => {
+                self.buffer.clear();
+                self.soiled = self.soiled.max(self.written);
+                self.written = start;
+            }
         }
-        Ok(())
     }
 }
 
@@ -191,7 +196,7 @@ impl GrowingFile<'_, '_> {
             return Ok(hash);
         }
         if self.area.known.contains_key(&hash) {
-            self.area.take_back(self.start)?;
+            self.area.take_back(self.start);
             return Ok(hash);
         }
         self.area.pad()?;

@@ -9,7 +9,9 @@ use super::ImageError;
 use super::attributes::{Attributes, OwnAttributes};
 use super::data::{DataArea, Tails, whole_blocks};
 use super::directory::Listing;
-use super::format::{BLOCK_BYTES, DataLayout, Inode, SLOT_BYTES, SuperBlock};
+use super::format::{
+    BLOCK_BYTES, DataLayout, FileType, Inode, SLOT_BYTES, SuperBlock, XATTR_HEADER_BYTES,
+};
 use super::tree::{Content, Node, NodeId, Tree};
 use crate::directory::{LowerLayers, OverlayAttributes};
 use crate::{ContentHash, Entry};
@@ -145,7 +147,9 @@ impl Layout {
             out.pad_to(start + placed.at)?;
             out.append(&bytes)?;
         }
-        Ok(out.pad_to(out.end().next_multiple_of(BLOCK))?)
+        // Checkers read a header of attributes behind every inode, also where there is none.
+        let end = out.end() + XATTR_HEADER_BYTES as u64;
+        Ok(out.pad_to(end.next_multiple_of(BLOCK))?)
     }
 
     /// The data of a node that is no file.
@@ -175,7 +179,11 @@ fn place(
     let (size, tail) = lengths(id, node);
     let mut inode = Inode {
         kind: node.kind,
-        mode: node.metadata.mode,
+        mode: match node.kind {
+            // Links have no permissions of their own, on any file system.
+            FileType::Symlink => 0o777,
+            _ => node.metadata.mode,
+        },
         uid: node.metadata.uid,
         gid: node.metadata.gid,
         mtime: node.metadata.mtime,

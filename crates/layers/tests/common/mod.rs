@@ -119,6 +119,8 @@ pub(crate) fn listing(folder: &Path) -> Vec<String> {
             "fifo".to_owned()
         } else if file_type.is_char_device() {
             format!("char {}", stat.rdev())
+        } else if file_type.is_block_device() {
+            format!("block {}", stat.rdev())
         } else {
             let first = first_names.entry(stat.ino()).or_insert_with(|| at.clone());
             match *first == at {
@@ -138,10 +140,10 @@ fn attributes(at: &Path) -> String {
     let mut names = vec![0; 4096];
     let length = rustix::fs::llistxattr(at, &mut names[..]).unwrap_or(0);
     let mut text = String::new();
-    for name in names[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-    {
+    let names = names[..length].split(|byte| *byte == 0);
+    let mut names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
+    names.sort();
+    for name in names {
         let mut value = vec![0; 4096];
         let length = rustix::fs::lgetxattr(at, name, &mut value[..]).unwrap();
         let (name, value) = (String::from_utf8_lossy(name), &value[..length]);

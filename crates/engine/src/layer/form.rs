@@ -1,0 +1,146 @@
+//! Which form layers are unpacked to: a directory, or an image that is mounted.
+//!
+//! An image is one file, written as the layer's archive is read, where a directory costs the
+//! creation of every file. The directory is the form that works everywhere; where layers can be
+//! images is found out by trying, once.
+
+use std::error::Error as _;
+use std::fmt;
+use std::fs::File;
+use std::path::Path;
+use std::str::FromStr;
+
+use longshore_content::StateRoot;
+use longshore_layers::{
+    Change, Entry, EntryPath, ImageError, Kind, Metadata, NoLowerLayers, OverlayAttributes,
+    image_of_changes,
+};
+use longshore_snapshot::{OverlaySnapshots, SnapshotError};
+
+use super::LayerStore;
+use crate::EngineError;
+
+/// A smaller blob holds few files: to create them costs less than to mount them in each step.
+const BLOB_BYTES_MIN: u64 = 256 << 10;
+/// Fewer files than this are created faster than they are worth a mount in each step.
+const CHANGES_MIN: usize = 256;
+
+/// What layers are unpacked to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayerForm {
+    /// Images of all but small layers where that works, else directories.
+    #[default]
+    Auto,
+    /// Directories.
+    Directory,
+    /// EROFS images of all layers.
+    Erofs,
+}
+
+impl LayerForm {
+    const NAMES: [(&'static str, Self); 3] = [
+        ("auto", Self::Auto),
+        ("directory", Self::Directory),
+        ("erofs", Self::Erofs),
+    ];
+}
+
+impl fmt::Display for LayerForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::NAMES.iter().find(|(_, form)| form == self);
+        f.write_str(name.map_or("", |(name, _)| name))
+    }
+}
+
+/// A name of no [`LayerForm`].
+#[derive(Debug, thiserror::Error)]
+#[error("unknown form of layers `{0}` (auto, directory or erofs)")]
+pub struct UnknownLayerForm(pub String);
+
+impl FromStr for LayerForm {
+    type Err = UnknownLayerForm;
+
+    fn from_str(name: &str) -> Result<Self, UnknownLayerForm> {
+        let found = Self::NAMES.iter().find(|(known, _)| *known == name);
+        found
+            .map(|(_, form)| *form)
+            .ok_or_else(|| UnknownLayerForm(name.to_owned()))
+    }
+}
+
+/// Whether layers can be images below a state root.
+///
+/// # Errors
+/// What stands against it.
+pub fn try_layer_images(root: &Path) -> Result<(), EngineError> {
+    let root = StateRoot::open(root)?;
+    try_images(&OverlaySnapshots::open(root.path())?).map_err(EngineError::NoLayerImages)
+}
+
+impl LayerStore {
+    /// Whether a layer of that many bytes, compressed, becomes an image.
+    pub(super) fn blob_becomes_image(&self, bytes: u64) -> Result<bool, EngineError> {
+        self.becomes_image(bytes >= BLOB_BYTES_MIN)
+    }
+
+    /// Whether a layer of that many changes becomes an image.
+    pub(super) fn changes_become_image(&self, count: usize) -> Result<bool, EngineError> {
+        self.becomes_image(count >= CHANGES_MIN)
+    }
+
+    fn becomes_image(&self, is_large: bool) -> Result<bool, EngineError> {
+        let works = || {
+            self.images_work
+                .get_or_init(|| try_images(&self.snapshots))
+                .clone()
+        };
+        match self.form {
+            LayerForm::Directory => Ok(false),
+            LayerForm::Auto => Ok(is_large && works().is_ok()),
+            LayerForm::Erofs => works().map(|()| true).map_err(EngineError::NoLayerImages),
+        }
+    }
+}
+
+fn try_images(snapshots: &OverlaySnapshots) -> Result<(), String> {
+    let tried = snapshots.try_image(|image| write_tried(image).map_err(std::io::Error::other));
+    let tried = tried.map_err(|error| reason(&error));
+    if let Err(reason) = &tried {
+        tracing::debug!(reason, "layers are unpacked to directories");
+    }
+    tried
+}
+
+fn write_tried(image: &File) -> Result<(), ImageError> {
+    let file = Change::without_content(Entry {
+        path: EntryPath::new(longshore_snapshot::TRIED_FILE).unwrap_or_default(),
+        kind: Kind::File { size: 0 },
+        metadata: Metadata::default(),
+    });
+    image_of_changes(&[file], image, OverlayAttributes::Trusted, &NoLowerLayers)
+}
+
+/// The error with its causes.
+fn reason(error: &SnapshotError) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_known_by_their_names() {
+        for (name, form) in LayerForm::NAMES {
+            assert_eq!(name.parse::<LayerForm>().unwrap(), form);
+            assert_eq!(form.to_string(), name);
+        }
+        assert_eq!(
+            "tar".parse::<LayerForm>().unwrap_err().to_string(),
+            "unknown form of layers `tar` (auto, directory or erofs)"
+        );
+    }
+}
