@@ -1,7 +1,7 @@
 //! What a [`Snapshotter`](crate::Snapshotter) hands out.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timestamps, Uid, chown, openat, utimensat};

@@ -502,13 +502,16 @@ mod tests {
     fn layers_with_our_own_marks_conform() {
         let temp = tempfile::tempdir().unwrap();
         let count = std::cell::Cell::new(0);
-        crate::conformance::run(&|| {
-            count.set(count.get() + 1);
-            let root = temp.path().join(count.get().to_string());
-            let owners = Owners::of_this_process();
-            let store = OverlaySnapshots::open_with(root, OverlayMarks::Own, owners).unwrap();
-            assert_eq!(store.stacking().unwrap().0, Stacking::Copy);
-            Box::new(store)
-        });
+        crate::conformance::run(
+            &|| {
+                count.set(count.get() + 1);
+                let root = temp.path().join(count.get().to_string());
+                let owners = Owners::of_this_process();
+                let store = OverlaySnapshots::open_with(root, OverlayMarks::Own, owners).unwrap();
+                assert_eq!(store.stacking().unwrap().0, Stacking::Copy);
+                Box::new(store)
+            },
+            &crate::conformance::fill_directory,
+        );
     }
 }

@@ -236,7 +236,8 @@ fn fitting_place(end: u64, head: u64, attributes: u64, tail: u64) -> u64 {
         let is_apart = attributes == 0 && tail > 0 && tail_at.is_multiple_of(BLOCK);
         within_block(*at, head) && within_block(tail_at, tail) && !is_apart
     };
-    let mut places = (end..).step_by(SLOT_BYTES as usize);
+    let next = |at: &u64| Some(at + SLOT_BYTES);
+    let mut places = std::iter::successors(Some(end), next);
     places.find(fits).unwrap_or(end)
 }
 
