@@ -26,7 +26,7 @@ RUN --mount=type=cache,target=/var/cache/deep --mount=type=tmpfs,target=/mem \\
 RUN echo more >> /gone/new; echo x > /dev/null; (sleep 7531 &) ; cat /etc/hosts > /hosts; rm /copied; true
 USER www
 WORKDIR /home/www
-RUN id > who && touch mine
+RUN id > who && touch mine && echo x > /dev/null
 ";
 
 fn context(sandbox: &Sandbox) -> PathBuf {

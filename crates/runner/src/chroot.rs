@@ -30,6 +30,8 @@ impl Furniture {
         fds: &mut [Option<OwnedFd>],
     ) -> Result<Self, Failure> {
         refuse_what_needs_namespaces(plan)?;
+        // Whoever called may have one that closes the devices to other users.
+        rustix::process::umask(Mode::empty());
         let mut furniture = Self::default();
         let put = furniture
             .put_devices(rootfs)

@@ -76,6 +76,10 @@ impl Placed {
                 items.push(Item::made(target, at, false));
             }
         }
+        // Where programs put semaphores and shared memory; here it is a directory like any other.
+        let (shared, at) = ("/dev/shm", scratch.join("shm"));
+        make_directory(&at, 0o1777).doing_at("make a directory for", shared)?;
+        items.push(Item::made(shared, at, true));
         for (index, mount) in plan.mounts.iter().enumerate() {
             let at = scratch.join(format!("mount{index}"));
             let item = make_item(&mount.target, &mount.source, at, fds)?;

@@ -250,12 +250,16 @@ fn play_container(root: &Path) {
         grep -c nameserver /etc/resolv.conf >/dev/null && echo resolver; \
         (trap '' TERM HUP; setsid sleep 9753) & setsid sh -c 'sleep 9753 & sleep 9753' & exit 4";
     let (code, output) = run(&nothing, script).unwrap();
-    let expected = "0\n/\nfull\nnull\nrandom\ntty\nurandom\nzero\n2\nresolver\n";
+    let expected = "0\n/\nfull\nnull\nrandom\nshm\ntty\nurandom\nzero\n2\nresolver\n";
     assert_eq!((code, output.as_str()), (4, expected));
     let as_app = |spec: &mut ProcessSpec| spec.user = "app".to_owned();
     assert_eq!(
-        run(&as_app, "id -u; id -g").unwrap(),
-        (0, "1000\n1000\n".to_owned())
+        run(
+            &as_app,
+            "id -u; id -g; echo x > /dev/null && echo y > /dev/shm/y && echo written"
+        )
+        .unwrap(),
+        (0, "1000\n1000\nwritten\n".to_owned())
     );
     let lent = root.with_file_name("lent");
     fs::create_dir_all(lent.join("sub")).unwrap();

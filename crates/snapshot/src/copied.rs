@@ -16,6 +16,7 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use longshore_layers::{
     Devices, DirectoryForm, DirectoryOptions, Listing, NoLowerLayers, OverlayAttributes, Ownership,
@@ -32,6 +33,9 @@ use crate::store::{Owners, Pinned, makes_devices};
 /// How many copies of committed steps are kept: as many chains of steps go side by side without
 /// copying.
 const WARM_MAX: usize = 4;
+
+/// Longer than a tick of any file system's clock (FAT: 2 s).
+const CLOCK_TICK_MAX: Duration = Duration::from_secs(3);
 
 /// A copy of layers in a claimed directory.
 #[derive(Debug)]
@@ -145,17 +149,19 @@ pub(crate) fn apply(
 }
 
 /// Waits until whatever changes from now on carries a later time: a tick of the kernel's clock at
-/// the most.
+/// the most. Where the clock was set back, times differ anyhow.
 fn wait_until_after(newest: Timestamp, claim: &Claim) -> Result<(), SnapshotError> {
     let path = claim.beside("clock");
-    loop {
+    let deadline = Instant::now() + CLOCK_TICK_MAX;
+    while Instant::now() < deadline {
         fs::write(&path, "").at("write", &path)?;
         let now = fs::metadata(&path).at("read", &path)?;
         if (now.ctime(), now.ctime_nsec()) > (newest.seconds, i64::from(newest.nanoseconds)) {
             return Ok(());
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
+    Ok(())
 }
 
 fn attributes(marks: OverlayMarks) -> OverlayAttributes {
