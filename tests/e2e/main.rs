@@ -34,5 +34,6 @@ mod rungs;
 mod running;
 mod security;
 mod sources;
+mod ssh;
 mod terminal;
 mod view;

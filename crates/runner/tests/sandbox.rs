@@ -221,6 +221,118 @@ fn privileged_cve_2019_19921_links_in_place_of_system_directories_fail_closed() 
 }
 
 #[test]
+fn privileged_cve_2023_25809_control_groups_cannot_be_changed() {
+    if !can_run() {
+        return;
+    }
+    let image = Image::new();
+    let script = "find /sys/fs/cgroup -type f \\( -name cgroup.procs -o -name tasks -o -name release_agent \
+        -o -name devices.allow -o -name 'memory.*limit*' \\) | while read file; do \
+            (echo 0 > $file) 2>/dev/null && echo wrote $file; done; \
+        for group in /sys/fs/cgroup /sys/fs/cgroup/*; do \
+            mkdir $group/new 2>/dev/null && echo made $group; \
+            mount -o remount,rw $group 2>/dev/null && echo remounted $group; done; echo end";
+    assert_eq!(image.sh(script).ok(), "end\n");
+}
+
+#[test]
+fn privileged_cve_2025_52565_what_an_image_has_in_dev_is_not_followed() {
+    if !can_run() {
+        return;
+    }
+    // Also CVE-2026-41579: the other names in there.
+    for (name, target) in [
+        ("console", "/tmp/canary"),
+        ("console", "/proc/sysrq-trigger"),
+        ("pts", ".."),
+        ("ptmx", "/tmp/canary"),
+        ("null", "/tmp/canary"),
+    ] {
+        let image = Image::new();
+        fs::create_dir(image.path("dev")).unwrap();
+        image.write("tmp/canary", "unchanged", 0o644);
+        std::os::unix::fs::symlink(target, image.path("dev").join(name)).unwrap();
+        let mut spec = image.spec(
+            "test -c /dev/console && test -c /dev/pts/0 && test -c /dev/null && cat /tmp/canary; \
+             cut -d' ' -f5 /proc/self/mountinfo | grep -v '^/\\(dev\\|proc\\|sys\\|etc\\)'",
+        );
+        spec.terminal = true;
+        assert_eq!(image.run(spec).stdout, "unchanged/\r\n", "{name}");
+        let link = fs::read_link(image.path("dev").join(name)).unwrap();
+        assert_eq!(link, std::path::Path::new(target), "the image is as it was");
+        assert_eq!(fs::read(image.path("tmp/canary")).unwrap(), b"unchanged");
+    }
+}
+
+#[test]
+fn privileged_cve_2022_36109_groups_are_the_user_s_own_and_no_others() {
+    if !can_run() {
+        return;
+    }
+    let image = Image::new();
+    for (user, expected) in [
+        ("app", "1000 10\n"),
+        ("1000", "1000 10\n"),
+        ("app:staff", "50\n"),
+        ("1000:1000", "1000\n"),
+        ("7", "0\n"),
+    ] {
+        let mut spec = image.spec("id -G");
+        user.clone_into(&mut spec.user);
+        assert_eq!(image.run(spec).ok(), expected, "{user}");
+    }
+}
+
+#[test]
+fn privileged_cve_2021_30465_a_mount_target_that_becomes_a_link_meanwhile_stays_inside() {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    const RUNS: usize = 60;
+    if !can_run() {
+        return;
+    }
+    let image = Image::new();
+    let (shared, canary) = (image.beside("shared"), image.beside("canary"));
+    fs::create_dir(shared.join("target")).unwrap();
+    std::os::unix::fs::symlink(&canary, shared.join("other")).unwrap();
+    let over = AtomicBool::new(false);
+    let mounted = || {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        mounts.contains(canary.to_str().unwrap())
+    };
+    let worked = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let (target, other) = (shared.join("target"), shared.join("other"));
+                renameat_with(CWD, target, CWD, other, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let mut worked = 0;
+        for _ in 0..RUNS {
+            let mut spec = image.spec("touch /cache/target/file; ls -d /cache");
+            let tmpfs = MountSource::Tmpfs {
+                size_bytes: None,
+                mode: 0o777,
+            };
+            spec.mounts = vec![
+                bind("/cache", &shared, false),
+                Mount {
+                    target: "/cache/target".to_owned(),
+                    source: tmpfs,
+                },
+            ];
+            // Whether it is refused or runs is a matter of luck.
+            worked += usize::from(image.run(spec).status.is_ok());
+            assert!(!mounted());
+            assert_eq!(fs::read_dir(&canary).unwrap().count(), 0);
+        }
+        over.store(true, Ordering::Relaxed);
+        worked
+    });
+    assert!(worked > 0, "not one was mounted");
+}
+
+#[test]
 fn privileged_devices_are_made_but_only_harmless_ones_opened() {
     if !can_run() {
         return;

@@ -16,6 +16,7 @@ use longshore_snapshot::{ActiveSnapshot, RootFs, Snapshotter as _, Stacking, Vie
 use longshore_solver::{BoxError, LogStream, StepContext};
 use tokio::task::spawn_blocking;
 
+use super::agent::ForwardedAgent;
 use super::cache_mount::{CacheDirectories, HeldCache};
 use super::executor::BuildExecutor;
 use crate::layer::Layer;
@@ -58,6 +59,7 @@ struct Held {
     writable: Vec<ActiveSnapshot>,
     views: Vec<View>,
     caches: Vec<HeldCache>,
+    agents: Vec<ForwardedAgent>,
 }
 
 /// The root of a step: what it stands on, and where its writes go.
@@ -274,7 +276,7 @@ async fn add_mount(
             mode: 0o1777,
         }),
         MountKind::Secret(secret) => add_secret(executor, spec, secret).await?,
-        MountKind::Ssh(ssh) => add_ssh(executor, spec, ssh, &mount.target)?,
+        MountKind::Ssh(ssh) => add_ssh(executor, spec, held, ssh, &mount.target)?,
     };
     if let Some(source) = source {
         spec.mounts.push(longshore_runner::Mount {
@@ -372,6 +374,7 @@ async fn add_secret(
 fn add_ssh(
     executor: &BuildExecutor,
     spec: &mut ProcessSpec,
+    held: &mut Held,
     ssh: &SshMount,
     target: &str,
 ) -> Result<Option<MountSource>, BoxError> {
@@ -389,8 +392,13 @@ fn add_ssh(
     {
         spec.env.push(format!("SSH_AUTH_SOCK={target}"));
     }
+    let folder = executor.engine.root().tmp_dir();
+    let agent = ForwardedAgent::start(folder, socket, ssh)
+        .map_err(|error| format!("cannot forward ssh agent {}: {error}", ssh.id))?;
+    let socket = agent.socket();
+    held.agents.push(agent);
     Ok(Some(MountSource::Bind {
-        source: BindSource::Path(socket.clone()),
+        source: BindSource::Path(socket),
         subpath: None,
         readonly: false,
         recursive: false,

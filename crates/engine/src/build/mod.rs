@@ -1,5 +1,6 @@
 //! A build, from the request to its outputs.
 
+mod agent;
 mod assemble;
 mod cache;
 mod cache_mount;
