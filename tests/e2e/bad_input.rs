@@ -68,6 +68,11 @@ fn all_errors_of_the_text_are_told_at_once() {
               | ^^^
               |
               = help: write `ENV name=value`
+            error[invalid-mount-field]: unsupported mount type "nope"
+             --> Dockerfile:3:5
+              |
+            3 | RUN --mount=type=nope true
+              |     ^^^^^^^^^^^^^^^^^
             error[missing-argument]: EXPOSE requires at least one argument
              --> Dockerfile:4:1
               |

@@ -136,6 +136,8 @@ pub(crate) enum Phase {
     Typing,
     /// After the whole file is read.
     File,
+    /// While instructions become steps, for those that are built.
+    Steps,
 }
 
 macro_rules! kinds {
@@ -253,6 +255,9 @@ kinds! {
     InvalidRetries = "invalid-retries", Typing;
     /// `--mount` cannot be read.
     InvalidMount = "invalid-mount", Typing;
+    /// `--mount` asks for what there is not. Told beside other errors alone: a stage that is not
+    /// built may have it.
+    MountField = "invalid-mount-field", Steps;
     /// `--device` cannot be read.
     InvalidDevice = "invalid-device", Typing;
     /// `--network` is none of the known modes.

@@ -289,6 +289,20 @@ impl MountFlag {
         })
     }
 
+    /// What is wrong with the fields, as far as no variable and no quote decides it.
+    #[must_use]
+    pub fn fault(&self) -> Option<MountError> {
+        const EXPANDED: [char; 5] = ['$', '\'', '"', '\\', '`'];
+        let mut values = self
+            .fields
+            .iter()
+            .filter_map(|field| field.value.as_deref());
+        if values.any(|value| value.contains(EXPANDED)) {
+            return None;
+        }
+        self.resolve(|value| Ok(value.to_owned())).err()
+    }
+
     /// The mount these fields give, each value expanded by `expand`.
     ///
     /// # Errors
@@ -539,6 +553,22 @@ mod tests {
 
     fn check_error(raw: &str, expected: &str) {
         assert_eq!(resolve(raw).unwrap_err().to_string(), expected, "{raw}");
+    }
+
+    #[test]
+    fn faults_that_no_variable_decides_are_known_early() {
+        let fault = |raw: &str| {
+            let flag = MountFlag::parse(raw, Span::default()).unwrap();
+            flag.fault().map(|fault| fault.to_string())
+        };
+        assert_eq!(
+            fault("type=nope").as_deref(),
+            Some("unsupported mount type \"nope\"")
+        );
+        assert!(fault("type=secret").is_some());
+        for late in ["type=$KIND", "type='cache'", "id=$ID,nope=1", "target=/x"] {
+            assert_eq!(fault(late), None, "{late}");
+        }
     }
 
     #[test]

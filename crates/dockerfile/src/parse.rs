@@ -10,6 +10,7 @@ use crate::diagnostic::{Diagnostic, DiagnosticKind, Phase, Severity};
 use crate::directive::{Directive, DirectiveName, Escape, detect_directive};
 use crate::instruction::{Dockerfile, GlobalArg, Instruction, InstructionKind, Stage};
 use crate::lines::{Lines, Token};
+use crate::mount::MountFlag;
 use crate::span::{LineIndex, Span};
 use crate::syntax::{Node, next_node};
 use crate::typing::{Typed, type_node};
@@ -263,12 +264,37 @@ impl Builder {
             global_args: self.global_args,
             stages: self.stages,
         };
+        let is_error = |found: &Diagnostic| found.severity == Severity::Error;
+        if self.diagnostics.iter().any(is_error) {
+            let instructions = dockerfile
+                .stages
+                .iter()
+                .flat_map(|stage| &stage.instructions);
+            self.diagnostics.extend(instructions.flat_map(mount_faults));
+        }
         checks::stage_names(&dockerfile.stages, &mut self.diagnostics);
         checks::instruction_casing(&dockerfile.stages, &mut self.diagnostics);
         self.diagnostics
             .sort_by_key(|diagnostic| *diagnostic.lines.start());
         (dockerfile, self.diagnostics)
     }
+}
+
+/// What a build would find in an instruction's mounts, did it come so far.
+fn mount_faults(instruction: &Instruction) -> Vec<Diagnostic> {
+    let InstructionKind::Run(run) = &instruction.kind else {
+        return Vec::new();
+    };
+    let fault = |mount: &MountFlag| {
+        let (message, lines) = (mount.fault()?.to_string(), instruction.origin.lines.clone());
+        Some(Diagnostic::error(
+            DiagnosticKind::MountField,
+            message,
+            mount.span,
+            lines,
+        ))
+    };
+    run.mounts.iter().filter_map(fault).collect()
 }
 
 /// Why an `ONBUILD` trigger cannot run.
