@@ -484,3 +484,13 @@ fn a_state_root_that_cannot_be_is_an_environment_error() {
     let outcome = sandbox.run(["--root", file.join("below").to_str().unwrap(), "images"]);
     outcome.failure(3, &[file.to_str().unwrap()]);
 }
+
+#[test]
+fn an_image_is_no_main_context() {
+    let sandbox = Sandbox::new();
+    for place in ["docker-image://busybox:1", "oci-layout:///nowhere"] {
+        let hint = format!("--build-context NAME={place}");
+        let refused = ["cannot be the build's context", &hint];
+        sandbox.run(["build", place]).failure(1, &refused);
+    }
+}

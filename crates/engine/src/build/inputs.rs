@@ -129,14 +129,11 @@ fn local(request: &BuildRequest, path: PathBuf, ignore: Option<Matcher>) -> Loca
     }
 }
 
-pub(super) fn unsupported_context(context: &ContextSpec) -> EngineError {
-    let (what, name) = match context {
-        ContextSpec::Image(reference) => ("an image", reference.familiar()),
-        ContextSpec::OciLayout(path) => ("an OCI layout", path.clone()),
-        other => ("this", format!("{other:?}")),
-    };
+/// An image is a context for what copies from it by name alone, as with Buildx.
+pub(super) fn not_a_main_context(place: &str) -> EngineError {
     EngineError::Invalid(format!(
-        "`{name}`: {what} as the build's context is not supported yet"
+        "`{place}`: an image cannot be the build's context; give it a name with \
+         `--build-context NAME={place}`, and copy from that"
     ))
 }
 
@@ -164,7 +161,11 @@ fn named_contexts(
                 locals.insert(key.clone(), local(request, path.clone(), ignore));
                 NamedContext::Local(key)
             }
-            other => return Err(unsupported_context(other)),
+            ContextSpec::Empty | ContextSpec::Archive(_) => {
+                return Err(EngineError::Invalid(format!(
+                    "the named context `{name}` cannot be empty or an archive"
+                )));
+            }
         };
         named.push((name.clone(), context));
     }

@@ -15,7 +15,7 @@ use longshore_frontend::{ContextSource, git_source};
 use longshore_graph::{GitSource, HttpSource, redacted};
 use tokio::task::spawn_blocking;
 
-use super::inputs::{CONTEXT, unpack_archive};
+use super::inputs::{CONTEXT, not_a_main_context, unpack_archive};
 use crate::files::{read_beneath, read_regular};
 use crate::remote::{HttpContext, Remotes};
 use crate::{BuildRequest, ContextSpec, DockerfileSpec, Engine, EngineError};
@@ -80,8 +80,12 @@ impl Place {
                 }
                 HttpContext::Dockerfile(source, text) => Ok(Self::HttpText { source, text }),
             },
-            ContextSpec::Image(_) | ContextSpec::OciLayout(_) => {
-                Err(super::inputs::unsupported_context(&request.context))
+            ContextSpec::Image(reference) => Err(not_a_main_context(&format!(
+                "docker-image://{}",
+                reference.familiar()
+            ))),
+            ContextSpec::OciLayout(layout) => {
+                Err(not_a_main_context(&format!("oci-layout://{layout}")))
             }
         }
     }
