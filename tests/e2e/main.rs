@@ -18,6 +18,7 @@ mod build_history;
 mod cache;
 mod cases;
 mod differential;
+mod early_push;
 mod harness;
 mod images;
 mod instructions;

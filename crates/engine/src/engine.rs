@@ -18,6 +18,7 @@ use crate::archive::{self, ArchiveImage, ArchiveKind};
 use crate::image::{ImageStore, PlatformImage, StoredImage};
 use crate::layer::{LayerForm, LayerStore};
 use crate::transfer::{self, Pulled};
+use crate::upload::Uploads;
 use crate::{EngineError, layer};
 
 /// How long content that nothing names yet is left alone by a collection.
@@ -488,7 +489,20 @@ impl Engine {
         let found = self.images_store().by_reference(&reference)?;
         let image = found.ok_or_else(|| EngineError::NoSuchImage(reference.familiar()))?;
         let client = self.0.registry.with_observer(observer);
-        transfer::push(&self.0.root, &client, &image, &reference, &Platform::host()).await
+        let uploads = Uploads::new(self.0.root.clone(), client);
+        transfer::push(
+            &self.0.root,
+            &uploads,
+            &image,
+            &reference,
+            &Platform::host(),
+        )
+        .await
+    }
+
+    /// The blobs that a build will send, to registries as this engine speaks to them.
+    pub(crate) fn uploads(&self) -> Uploads {
+        Uploads::new(self.0.root.clone(), self.0.registry.clone())
     }
 
     /// Pushes what a build just made.
@@ -496,20 +510,14 @@ impl Engine {
         &self,
         descriptor: &Descriptor,
         name: &Reference,
+        uploads: &Uploads,
     ) -> Result<Descriptor, EngineError> {
         let image = StoredImage {
             reference: Some(name.clone()),
             descriptor: descriptor.clone(),
             tagged: std::time::SystemTime::now(),
         };
-        transfer::push(
-            &self.0.root,
-            &self.0.registry,
-            &image,
-            name,
-            &Platform::host(),
-        )
-        .await
+        transfer::push(&self.0.root, uploads, &image, name, &Platform::host()).await
     }
 
     /// Writes images to an archive.

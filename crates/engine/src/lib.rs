@@ -31,6 +31,7 @@ mod request;
 mod text;
 mod transfer;
 mod tree;
+mod upload;
 
 pub use annotation::{Annotation, AnnotationLevel};
 pub use build::{

@@ -4,7 +4,6 @@
 //! is not moved. A manifest is stored or pushed after all that it names, and a name is
 //! given last: a broken transfer leaves no half image, and what arrived is not fetched again.
 
-use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +14,12 @@ use longshore_content::StateRoot;
 use longshore_oci::{
     DOCUMENT_BYTES_MAX, Descriptor, Digest, Document, Manifest, Platform, Reference, media_type,
 };
-use longshore_registry_client::{Client, FileSource, MANIFEST_ACCEPT, Repository, UploadOptions};
+use longshore_registry_client::{Client, MANIFEST_ACCEPT, Repository};
 use tokio::task::spawn_blocking;
 
 use crate::EngineError;
 use crate::image::{ImageStore, StoredImage, image_name, parse_document, select_platform};
+use crate::upload::{RepositoryUploads, Uploads};
 
 /// How many blobs of one image move at a time; the client bounds them for each host too.
 const BLOBS_AT_ONCE: usize = 6;
@@ -209,13 +209,14 @@ async fn put(root: &StateRoot, bytes: Bytes, digest: Digest) -> Result<(), Engin
     Ok(())
 }
 
-/// Pushes an image under `target`; what was pushed.
+/// Pushes an image under `target`; what was pushed. Of the blobs, what `uploads` has sent to
+/// the target's repository is not looked at again.
 ///
 /// An index of which only some platforms are here is pushed as the manifest of `platform`
 /// alone, as Docker does.
 pub(crate) async fn push(
     root: &StateRoot,
-    client: &Client,
+    uploads: &Uploads,
     image: &StoredImage,
     target: &Reference,
     platform: &Platform,
@@ -223,10 +224,8 @@ pub(crate) async fn push(
     let pusher = Pusher {
         images: ImageStore::new(root.clone()),
         root: root.clone(),
-        client: client.clone(),
-        repository: Repository::of(target),
         name: image_name(image),
-        elsewhere: blobs_elsewhere(root, target, platform)?,
+        uploads: uploads.to(target),
     };
     let lease = root
         .leases()
@@ -251,37 +250,8 @@ pub(crate) async fn push(
 struct Pusher {
     images: ImageStore,
     root: StateRoot,
-    client: Client,
-    repository: Repository,
     name: String,
-    /// Blobs that other repositories of the registry are likely to have.
-    elsewhere: HashMap<Digest, Repository>,
-}
-
-/// The blobs of the images that are named after other repositories of `target`'s registry:
-/// what was pushed to or pulled from there can be mounted instead of sent again.
-fn blobs_elsewhere(
-    root: &StateRoot,
-    target: &Reference,
-    platform: &Platform,
-) -> Result<HashMap<Digest, Repository>, EngineError> {
-    let images = ImageStore::new(root.clone());
-    let mut blobs = HashMap::new();
-    for image in images.list()? {
-        let Some(name) = &image.reference else {
-            continue;
-        };
-        if name.domain() != target.domain() || name.path() == target.path() {
-            continue;
-        }
-        // An image that cannot be read is no reason not to push another.
-        let found = images.manifest_for(&image_name(&image), &image.descriptor, platform);
-        let Ok((_, manifest)) = found else { continue };
-        for part in parts_of(&manifest) {
-            blobs.insert(part.digest, Repository::of(name));
-        }
-    }
-    Ok(blobs)
+    uploads: Arc<RepositoryUploads>,
 }
 
 impl Pusher {
@@ -337,7 +307,7 @@ impl Pusher {
             Document::Manifest(manifest) => self.push_parts(&manifest).await?,
             Document::Index(index) => {
                 for child in index.manifests {
-                    let version = self.repository.at_digest(child.digest);
+                    let version = self.uploads.repository.at_digest(child.digest);
                     Box::pin(self.push_document(child, version, depth + 1)).await?;
                 }
             }
@@ -346,7 +316,8 @@ impl Pusher {
             empty if empty.is_empty() => media_type::OCI_MANIFEST,
             known => known,
         };
-        self.client
+        self.uploads
+            .client
             .push_manifest(&version, media_type, Bytes::from(bytes))
             .await?;
         Ok(())
@@ -354,25 +325,7 @@ impl Pusher {
 
     async fn push_parts(&self, manifest: &Manifest) -> Result<(), EngineError> {
         stream::iter(parts_of(manifest))
-            .map(|part| async move {
-                let path = self.root.blobs().blob_path(&part.digest);
-                if self.root.blobs().open(&part.digest)?.is_none() {
-                    return Err(EngineError::Missing {
-                        image: self.name.clone(),
-                        what: "blob",
-                        digest: part.digest,
-                    });
-                }
-                let source = Arc::new(FileSource::new(path));
-                let options = UploadOptions {
-                    mount_from: self.elsewhere.get(&part.digest).cloned(),
-                    ..UploadOptions::default()
-                };
-                self.client
-                    .upload_blob(&self.repository, &part, source, &options)
-                    .await?;
-                Ok(())
-            })
+            .map(|part| async move { self.uploads.ensure(&self.name, &part).await })
             .buffer_unordered(BLOBS_AT_ONCE)
             .try_collect()
             .await
@@ -380,7 +333,7 @@ impl Pusher {
 }
 
 /// The blobs that a registry must hold before the manifest.
-fn parts_of(manifest: &Manifest) -> Vec<Descriptor> {
+pub(crate) fn parts_of(manifest: &Manifest) -> Vec<Descriptor> {
     let layers = manifest
         .layers
         .iter()

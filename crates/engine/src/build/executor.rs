@@ -16,10 +16,11 @@ use longshore_solver::{
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
+use super::early::{EarlyExport, EarlyExports};
 use super::select;
 use crate::context::LocalTree;
 use crate::image::{ImageStore, parse_config};
-use crate::layer::{BlobForm, Layer, LayerKey, LayerStore, RemoteBlob};
+use crate::layer::{Layer, LayerKey, LayerStore, RemoteBlob};
 use crate::remote::Remotes;
 use crate::tree::{RecordedLayer, Tree, identity};
 use crate::{Engine, EngineError, Entitlements, SecretSource};
@@ -50,7 +51,9 @@ pub(crate) struct BuildExecutor {
     pub(crate) entitlements: Entitlements,
     /// Vertices whose layers go into the result, and in which forms: made as soon as they can
     /// be.
-    pub(crate) exported: HashMap<VertexId, Vec<BlobForm>>,
+    pub(crate) exported: HashMap<VertexId, Vec<EarlyExport>>,
+    /// What is made and sent beside the steps that still run.
+    pub(crate) early: EarlyExports,
     /// Where the layers of this build's base images can be fetched: said by the images
     /// themselves, and so believed before what a record says.
     pub(crate) bases: Mutex<HashMap<LayerKey, Option<RemoteBlob>>>,
@@ -231,22 +234,13 @@ impl BuildExecutor {
 
     /// Begins to write the blobs of a result that will be exported, beside the next steps.
     fn begin_export(&self, vertex: VertexId, outputs: &[Tree]) {
-        let Some(forms) = self.exported.get(&vertex).cloned() else {
+        let (Some(exports), Some(Tree::Layers(layers))) =
+            (self.exported.get(&vertex), outputs.first())
+        else {
             return;
         };
-        let Some(Tree::Layers(layers)) = outputs.first() else {
-            return;
-        };
-        if let Some(layer) = layers.last().cloned() {
-            let store = Arc::clone(self.layers());
-            // A failure shows again, and is reported, when the export asks for the blob.
-            tokio::spawn(async move {
-                for form in forms {
-                    store.blob_as(&layer, form).await?;
-                }
-                Ok::<_, EngineError>(())
-            });
-        }
+        self.early
+            .begin(self.layers(), &self.lease, layers, exports);
     }
 }
 

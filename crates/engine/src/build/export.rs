@@ -27,6 +27,7 @@ use crate::annotation;
 use crate::archive::{ArchiveImage, ArchiveKind, write_directory, write_tar};
 use crate::layer::{BlobForm, Layer};
 use crate::progress::{ProgressEvent, ProgressSink};
+use crate::upload::Uploads;
 use crate::{
     Annotation, AnnotationLevel, BuildRequest, Engine, EngineError, OutputKind, OutputSpec,
 };
@@ -37,6 +38,14 @@ const CREATED_ANNOTATION: &str = "org.opencontainers.image.created";
 /// The epoch of an output: its own, else the build's.
 fn epoch_of(output: &OutputSpec, platform: &LoweredPlatform) -> Option<i64> {
     output.epoch_s.or(platform.epoch)
+}
+
+/// The names of an output: its own, else the build's.
+pub(crate) fn names_of<'a>(output: &'a OutputSpec, tags: &'a [Reference]) -> &'a [Reference] {
+    match output.names.is_empty() {
+        true => tags,
+        false => &output.names,
+    }
 }
 
 /// What an output wishes the blobs of a platform's layers to be.
@@ -61,11 +70,7 @@ pub(crate) fn check(request: &BuildRequest, lowered: &Lowered) -> Result<(), Eng
         .collect();
     let has_index = lowered.multi_platform || platforms.len() > 1;
     for output in &request.outputs {
-        let names = if output.names.is_empty() {
-            &request.tags
-        } else {
-            &output.names
-        };
+        let names = names_of(output, &request.tags);
         if output.push && names.is_empty() {
             return invalid("a push needs a name: -t NAME");
         }
@@ -121,6 +126,7 @@ pub(crate) struct Exporter<'a> {
     pub(crate) tags: &'a [Reference],
     pub(crate) annotations: &'a [Annotation],
     pub(crate) progress: &'a dyn ProgressSink,
+    pub(crate) uploads: &'a Uploads,
     pub(crate) lease: &'a longshore_content::Lease,
 }
 
@@ -139,12 +145,7 @@ impl Exporter<'_> {
     }
 
     fn names(&self, output: &OutputSpec) -> Vec<Reference> {
-        let names = if output.names.is_empty() {
-            self.tags
-        } else {
-            &output.names
-        };
-        names
+        names_of(output, self.tags)
             .iter()
             .cloned()
             .map(Reference::with_default_tag)
@@ -262,7 +263,7 @@ impl Exporter<'_> {
             };
             self.note(format!("pushing {target}"));
             self.engine
-                .push_descriptor(&exported.descriptor, &target)
+                .push_descriptor(&exported.descriptor, &target, self.uploads)
                 .await?;
         }
         Ok(exported)

@@ -5,6 +5,7 @@ mod assemble;
 mod cache;
 mod cache_mount;
 mod content;
+mod early;
 mod exec;
 mod executor;
 mod export;
@@ -26,9 +27,7 @@ use std::time::Duration;
 
 use longshore_dockerfile::diagnostic::Diagnostic;
 use longshore_dockerfile::{Parsed, parse_bytes};
-use longshore_frontend::{
-    BuildOptions, CheckReport, LowerError, Lowered, Outline, Problem, Targets,
-};
+use longshore_frontend::{BuildOptions, CheckReport, LowerError, Outline, Problem, Targets};
 use longshore_graph::{Graph, Input, Op, VertexId};
 use longshore_oci::Descriptor;
 use longshore_solver::{CacheTiers, EventSink, Limits, SolveError, SolveRequest, Solver};
@@ -45,7 +44,6 @@ use self::inputs::Inputs;
 use self::resolver::Resolver;
 use self::work::Work;
 use crate::builds::{BuildHistory, Recording};
-use crate::layer::BlobForm;
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::remote::Remotes;
 use crate::tree::Tree;
@@ -232,9 +230,11 @@ impl Engine {
         let lease = Arc::clone(&resolver.lease);
         let images = Arc::clone(&resolver.found);
         let remotes = Arc::clone(&resolver.remotes);
+        let uploads = self.uploads();
         let executor = Arc::new(BuildExecutor {
             engine: self.clone(),
-            exported: exported_vertices(&lowered, request),
+            exported: early::exported_vertices(&lowered, request, &uploads),
+            early: early::EarlyExports::default(),
             locals: inputs.locals,
             images,
             lease: Arc::clone(&lease),
@@ -252,11 +252,15 @@ impl Engine {
             dockerfile: &dockerfile,
             lowered: &lowered,
             executor: &executor,
+            uploads: &uploads,
             lease: &lease,
             progress: &progress,
             cancel: &cancel,
         };
-        let exported = work.run().await?;
+        let done = work.run().await;
+        // What a build that failed was still sending is of no use.
+        executor.early.stop();
+        let exported = done?;
         let outcome = BuildOutcome {
             image: exported
                 .as_ref()
@@ -408,45 +412,6 @@ fn lower_error(dockerfile: &Arc<Loaded>, error: LowerError) -> BuildError {
         dockerfile,
         error: Box::new(error),
     }
-}
-
-/// The vertices whose layers end in outputs as blobs, and in which forms: those with the
-/// files' own times first, for from them the others can be made.
-fn exported_vertices(
-    lowered: &Lowered,
-    request: &BuildRequest,
-) -> HashMap<VertexId, Vec<BlobForm>> {
-    let mut exported: HashMap<VertexId, Vec<BlobForm>> = HashMap::new();
-    // Of what is squashed, no part is exported.
-    if request.squash {
-        return exported;
-    }
-    for platform in &lowered.platforms {
-        let outputs = request.outputs.iter();
-        let mut forms: Vec<BlobForm> = outputs
-            .filter(|output| output.kind.is_image())
-            .map(|output| export::blob_form(output, platform))
-            .collect();
-        forms.sort_by_key(|form| form.epoch_s);
-        forms.dedup();
-        if forms.is_empty() {
-            continue;
-        }
-        let mut open = vec![platform.target];
-        while let Some(id) = open.pop() {
-            let known = exported.entry(id).or_default();
-            let new: Vec<BlobForm> = forms
-                .iter()
-                .filter(|form| !known.contains(form))
-                .copied()
-                .collect();
-            if !new.is_empty() {
-                known.extend(new);
-                open.extend(layers_below(&lowered.graph, id));
-            }
-        }
-    }
-    exported
 }
 
 /// The vertices whose layers a vertex's result contains.

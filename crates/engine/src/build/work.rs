@@ -20,6 +20,7 @@ use super::remote_cache::{CacheExport, CacheTarget, Plans};
 use super::squash::{squash, squash_history};
 use super::{BuildError, Loaded, layers_below};
 use crate::progress::{GraphEvents, PlannedStep, ProgressEvent, ProgressSink};
+use crate::upload::Uploads;
 use crate::{BuildRequest, Engine, EngineError};
 
 /// What a build is made of once its graph is known.
@@ -29,6 +30,7 @@ pub(super) struct Work<'a> {
     pub(super) dockerfile: &'a Arc<Loaded>,
     pub(super) lowered: &'a Lowered,
     pub(super) executor: &'a Arc<BuildExecutor>,
+    pub(super) uploads: &'a Uploads,
     pub(super) lease: &'a Lease,
     pub(super) progress: &'a Arc<dyn ProgressSink>,
     pub(super) cancel: &'a CancellationToken,
@@ -116,6 +118,7 @@ impl Work<'_> {
             tags: &self.request.tags,
             annotations: &self.request.annotations,
             progress: &**self.progress,
+            uploads: self.uploads,
             lease: self.lease,
         };
         let mut last = None;

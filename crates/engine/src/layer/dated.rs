@@ -20,7 +20,7 @@ use crate::{EngineError, LayerCompression};
 const LATEST_TIMES: &str = "layer latest time";
 
 /// What a layer's blob is wished to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct BlobForm {
     /// Of layers that were made here.
     pub(crate) compression: LayerCompression,
