@@ -70,18 +70,11 @@ impl Place {
                 }
             }
             Self::Directory(path) if !path.exists() => Ok(Found::Nothing),
-            Self::Directory(path) => {
-                let bytes = self.get(DIRECTORY_MARKER).await?;
-                let is_empty = || {
-                    path.read_dir()
-                        .is_ok_and(|mut files| files.next().is_none())
-                };
-                match bytes {
-                    Some(bytes) => Ok(Found::Document(bytes, media_type::OCI_MANIFEST.to_owned())),
-                    None if is_empty() => Ok(Found::Nothing),
-                    None => Ok(Found::Document(Bytes::new(), String::new())),
-                }
-            }
+            Self::Directory(path) => match self.get(DIRECTORY_MARKER).await? {
+                Some(bytes) => Ok(Found::Document(bytes, media_type::OCI_MANIFEST.to_owned())),
+                None if may_become_a_cache(path) => Ok(Found::Nothing),
+                None => Ok(Found::Document(Bytes::new(), String::new())),
+            },
         }
     }
 
@@ -214,6 +207,20 @@ impl Place {
     }
 }
 
+/// Whether a directory without a marker is empty, or has what another export makes before the
+/// marker, or had made when it was killed.
+fn may_become_a_cache(path: &Path) -> bool {
+    path.read_dir().is_ok_and(|mut files| {
+        files.all(|file| {
+            file.is_ok_and(|file| {
+                ["names", "blobs"]
+                    .iter()
+                    .any(|own| file.file_name() == *own)
+            })
+        })
+    })
+}
+
 /// The repository of the same registry that has the blob too.
 fn mount_from(reference: &Reference, from: Option<&BlobPlace>) -> Option<Repository> {
     match from {
@@ -264,4 +271,23 @@ fn write_whole(path: &Path, content: &mut dyn io::Read) -> Result<(), EngineErro
     file.as_file().set_permissions(mode).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_another_export_has_begun_is_not_taken_for_something_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::Directory(directory.path().to_owned());
+        std::fs::create_dir(directory.path().join("names")).unwrap();
+        std::fs::write(directory.path().join("names/.unfinished"), "").unwrap();
+        assert!(matches!(place.find().await.unwrap(), Found::Nothing));
+        std::fs::write(directory.path().join("index.json"), "{}").unwrap();
+        assert!(matches!(
+            place.find().await.unwrap(),
+            Found::Document(bytes, _) if bytes.is_empty()
+        ));
+    }
 }
