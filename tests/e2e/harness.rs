@@ -409,6 +409,18 @@ impl Outcome {
     }
 }
 
+/// The bytes of all files below a folder.
+pub(crate) fn disk_usage(folder: &Path) -> u64 {
+    let files = walkdir::WalkDir::new(folder)
+        .into_iter()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_file());
+    files
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|meta| meta.len())
+        .sum()
+}
+
 /// A registry on loopback with a state root of its own; stopped when dropped.
 pub(crate) struct Server {
     child: Child,

@@ -1,10 +1,9 @@
 //! The local store: importing, listing, naming, removing, saving and loading images.
 
 use std::fs;
-use std::path::Path;
 use std::process::Stdio;
 
-use crate::harness::{Outcome, Sandbox, busybox_tar, peer, tool};
+use crate::harness::{Outcome, Sandbox, busybox_tar, disk_usage, peer, tool};
 
 const FILES: &[(&str, &str)] = &[
     (
@@ -240,17 +239,6 @@ fn removing_an_image_frees_its_space_and_leaves_the_others() {
     let freed = before.saturating_sub(disk_usage(sandbox.root()));
     assert!(freed > 1_000_000, "{freed} bytes were freed");
     assert_eq!(sandbox.output_of("busybox", &["echo", "here"]), "here\n");
-}
-
-fn disk_usage(folder: &Path) -> u64 {
-    let files = walkdir::WalkDir::new(folder)
-        .into_iter()
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_file());
-    files
-        .filter_map(|entry| entry.metadata().ok())
-        .map(|meta| meta.len())
-        .sum()
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn privileged_prune_removes_images_of_layers_and_df_counts_them() {
         let rows = text
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let mut cache = rows.filter(|row| row["Type"] == "Build cache");
+        let mut cache = rows.filter(|row| row["Type"] == "Layer directories");
         cache.next().unwrap()["Bytes"].as_u64().unwrap()
     };
     let before = bytes(&sandbox);

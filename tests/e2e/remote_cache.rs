@@ -218,7 +218,10 @@ fn exports_at_the_same_time_add_to_each_other() {
         let machines: Vec<_> = branches.iter().filter_map(|text| machine(text)).collect();
         std::thread::scope(|scope| {
             for (sandbox, context) in &machines {
-                scope.spawn(|| sandbox.build_app(context, &["--cache-to", &to]));
+                scope.spawn(|| {
+                    let built = sandbox.build_app(context, &["--cache-to", &to]);
+                    assert_eq!(warnings(&built), Vec::<&str>::new());
+                });
             }
         });
         for text in branches.iter().take(machines.len()) {

@@ -284,6 +284,8 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     pub(crate) explain_cache: bool,
     #[command(flatten)]
+    pub(crate) space: SpaceBounds,
+    #[command(flatten)]
     pub(crate) history: HistoryBounds,
     #[command(flatten)]
     pub(crate) unsupported: UnsupportedBuildArgs,
@@ -316,6 +318,21 @@ impl UnsupportedBuildArgs {
         .into_iter()
         .find_map(|(name, given)| given.then_some(name))
     }
+}
+
+/// What the build cache may take, held while building.
+#[derive(Debug, Args)]
+pub(crate) struct SpaceBounds {
+    /// The build cache takes no more than this: bytes, or percent of the file system; 0 for any
+    /// amount [default: 100GB, or 80%]
+    #[arg(long, env = "LONGSHORE_MAX_USED_SPACE", value_name = "SPACE")]
+    pub(crate) max_used_space: Option<String>,
+    /// So much of the build cache stays even where the disk is full [default: 10GB, or 10%]
+    #[arg(long, env = "LONGSHORE_RESERVED_SPACE", value_name = "SPACE")]
+    pub(crate) reserved_space: Option<String>,
+    /// So much of the file system is left free; 0 for none [default: 20%]
+    #[arg(long, env = "LONGSHORE_MIN_FREE_SPACE", value_name = "SPACE")]
+    pub(crate) min_free_space: Option<String>,
 }
 
 /// How much of the history of builds is kept.
@@ -642,9 +659,19 @@ pub(crate) struct PruneArgs {
     /// Remove the build cache too
     #[arg(short, long)]
     pub(crate) all: bool,
-    /// Only build cache that was not used for so long: until=24h (also without --all)
-    #[arg(long, value_name = "until=DURATION")]
+    /// Only build cache of this sort: until=24h (not used for so long; also without --all),
+    /// type=regular, exec.cachemount, source.git.checkout or internal
+    #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) filter: Vec<String>,
+    /// Of the build cache, remove what is worth least until it takes no more than this
+    #[arg(long, visible_alias = "reserved-space", value_name = "SPACE")]
+    pub(crate) keep_storage: Option<String>,
+    /// The same, as the limit of builds is called
+    #[arg(long, value_name = "SPACE", conflicts_with = "keep_storage")]
+    pub(crate) max_used_space: Option<String>,
+    /// Of the build cache, remove what is worth least until so much of the disk is free
+    #[arg(long, value_name = "SPACE")]
+    pub(crate) min_free_space: Option<String>,
     /// Do not ask (nothing is asked)
     #[arg(short, long)]
     pub(crate) force: bool,

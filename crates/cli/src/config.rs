@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use longshore_engine::{Engine, EngineOptions, SandboxOptions};
+use longshore_engine::{Engine, EngineOptions, SandboxOptions, SpaceLimits};
 use longshore_registry_client::{ClientOptions, CredentialStore, HostConfig, RegistriesConfig};
+use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Global, LogFormat, Sandboxing};
+use crate::args::{Global, LogFormat, Sandboxing, SpaceBounds};
+use crate::units;
 
 /// The largest configuration file that is read, bytes.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -73,22 +75,22 @@ pub(crate) fn credentials() -> CredentialStore {
     CredentialStore::new(files, std::env::split_paths(&path).collect())
 }
 
+/// The text of the configuration file, with its name for messages.
+fn file(global: &Global) -> Result<Option<(String, String)>> {
+    let Some(path) = &global.config else {
+        return Ok(None);
+    };
+    let name = format!("--config `{}`", path.display());
+    let meta = std::fs::metadata(path).with_context(|| name.clone())?;
+    anyhow::ensure!(meta.len() <= CONFIG_BYTES_MAX, "{name} is too large");
+    let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
+    Ok(Some((name, text)))
+}
+
 /// What is known of registries.
 pub(crate) fn registries(global: &Global) -> Result<RegistriesConfig> {
-    let mut config = match &global.config {
-        Some(path) => {
-            let meta = std::fs::metadata(path)
-                .with_context(|| format!("--config `{}`", path.display()))?;
-            anyhow::ensure!(
-                meta.len() <= CONFIG_BYTES_MAX,
-                "--config `{}` is too large",
-                path.display()
-            );
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("--config `{}`", path.display()))?;
-            RegistriesConfig::parse(&text)
-                .with_context(|| format!("--config `{}`", path.display()))?
-        }
+    let mut config = match file(global)? {
+        Some((name, text)) => RegistriesConfig::parse(&text).context(name)?,
         None => RegistriesConfig::default(),
     };
     for host in &global.insecure_registry {
@@ -101,23 +103,80 @@ pub(crate) fn registries(global: &Global) -> Result<RegistriesConfig> {
     Ok(config)
 }
 
+/// What the configuration file says of the build cache's space, in BuildKit's words.
+#[derive(Debug, Default, Deserialize)]
+struct GcFile {
+    #[serde(default)]
+    gc: GcTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct GcTable {
+    reserved_space: Option<String>,
+    max_used_space: Option<String>,
+    min_free_space: Option<String>,
+}
+
+/// What the build cache may take: as the flags say, the environment, or the file.
+pub(crate) fn space(global: &Global, bounds: &SpaceBounds) -> Result<SpaceLimits> {
+    let of_file = match file(global)? {
+        Some((name, text)) => toml::from_str::<GcFile>(&text).context(name)?.gc,
+        None => GcTable::default(),
+    };
+    let limit = |flag: &str, said: &Option<String>, file: &Option<String>| {
+        let text = said.as_ref().or(file.as_ref());
+        let space = text.map(|text| units::parse_space(text));
+        space.transpose().with_context(|| flag.to_owned())
+    };
+    Ok(SpaceLimits {
+        reserved: limit(
+            "--reserved-space",
+            &bounds.reserved_space,
+            &of_file.reserved_space,
+        )?,
+        max_used: limit(
+            "--max-used-space",
+            &bounds.max_used_space,
+            &of_file.max_used_space,
+        )?,
+        min_free: limit(
+            "--min-free-space",
+            &bounds.min_free_space,
+            &of_file.min_free_space,
+        )?,
+    })
+}
+
 /// The engine that the flags and the environment describe.
 pub(crate) fn engine(global: &Global) -> Result<Engine> {
-    open_engine(global, SandboxOptions::default())
+    open_engine(global, SandboxOptions::default(), SpaceLimits::default())
+}
+
+/// The engine for a build.
+pub(crate) fn engine_that_builds(
+    global: &Global,
+    sandboxing: &Sandboxing,
+    bounds: &SpaceBounds,
+) -> Result<Engine> {
+    open_engine(global, sandbox(global, sandboxing), space(global, bounds)?)
 }
 
 /// The engine for a command that runs processes.
 pub(crate) fn engine_that_runs(global: &Global, sandboxing: &Sandboxing) -> Result<Engine> {
-    let options = SandboxOptions {
+    open_engine(global, sandbox(global, sandboxing), SpaceLimits::default())
+}
+
+fn sandbox(global: &Global, sandboxing: &Sandboxing) -> SandboxOptions {
+    SandboxOptions {
         isolation: sandboxing.isolation,
         no_user_namespace: global.identity.no_user_namespace(),
         oci_runtime: sandboxing.oci_runtime.clone(),
         exports_as_caller: global.identity.is_ordinary_user(),
-    };
-    open_engine(global, options)
+    }
 }
 
-fn open_engine(global: &Global, sandbox: SandboxOptions) -> Result<Engine> {
+fn open_engine(global: &Global, sandbox: SandboxOptions, space: SpaceLimits) -> Result<Engine> {
     let registry = ClientOptions {
         credentials: Arc::new(credentials()),
         registries: registries(global)?,
@@ -128,6 +187,7 @@ fn open_engine(global: &Global, sandbox: SandboxOptions) -> Result<Engine> {
         registry,
         sandbox,
         layer_form: global.layer_form,
+        space,
     })?)
 }
 

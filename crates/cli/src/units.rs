@@ -1,6 +1,7 @@
 //! Sizes, durations and times as people write and read them.
 
 use anyhow::{Context as _, Result, bail};
+use longshore_engine::Space;
 
 /// Bytes from `512m`, `1.5GiB`, `1073741824`: powers of 1024, as Docker reads them.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
@@ -31,6 +32,18 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
         reason = "the range was checked"
     )]
     Ok(bytes as u64)
+}
+
+/// An amount of space: bytes as [`parse_bytes`] reads them, or `20%` of the file system.
+pub(crate) fn parse_space(text: &str) -> Result<Space> {
+    let Some(percent) = text.trim().strip_suffix('%') else {
+        return Ok(Space::Bytes(parse_bytes(text)?));
+    };
+    let percent: u8 = percent
+        .parse()
+        .with_context(|| format!("`{text}` is not a percentage"))?;
+    anyhow::ensure!(percent <= 100, "`{text}` is more than there is");
+    Ok(Space::Percent(percent))
 }
 
 /// A time as Go writes it: `24h`, `1h30m`, `90s`; days too: `7d`.

@@ -10,6 +10,8 @@
 //! names, what a kept manifest needs, what the caller names, and what is new: a blob that was
 //! stored, or whose link in a repository was touched, within the grace period.
 
+mod directories;
+mod evict;
 mod files;
 mod records;
 mod why;
@@ -26,6 +28,9 @@ use crate::layers::LayerRecord;
 use crate::local;
 use crate::time::{duration_ms, now_ms};
 use crate::{ContentError, StateRoot, leases};
+
+pub use directories::{Directories, NoDirectories};
+pub use evict::{CacheItem, CacheUsage, Candidate};
 
 /// How many candidates are asked in one transaction: each holds up writers for about a
 /// millisecond.
@@ -147,7 +152,7 @@ pub struct GcReport {
     pub removed_bytes: u64,
     /// How many blobs are kept, and their size, by the kind of the first reason found.
     pub kept: BTreeMap<String, (u64, u64)>,
-    /// The removed layer records; their snapshots are the caller's to remove.
+    /// The removed layer records.
     pub layers: Vec<LayerRecord>,
     /// How many cache records were removed.
     pub cache_records: usize,
@@ -160,7 +165,8 @@ pub struct GcReport {
 }
 
 impl StateRoot {
-    /// Removes what nothing needs; `keep` and what it contains is kept besides.
+    /// Removes what nothing needs; `keep` and what it contains is kept besides. A layer goes
+    /// with its directory, or stays while something stands on that.
     ///
     /// # Errors
     /// [`ContentError::CollectionRunning`] when another one runs and is not to be waited for;
@@ -169,12 +175,14 @@ impl StateRoot {
         &self,
         keep: &HashSet<Digest>,
         options: &GcOptions,
+        directories: &dyn Directories,
     ) -> Result<GcReport, ContentError> {
         let _only = self.lock_collection(options.wait)?;
         leases::sweep(&self.db(), &self.path().join("tmp"))?;
         let mut collection = Collection {
             root: self,
             options,
+            directories,
             window: Window::new(options.grace, options.push_grace),
             named: self.closure(keep)?,
             report: GcReport::default(),
@@ -245,13 +253,14 @@ impl Window {
 struct Collection<'a> {
     root: &'a StateRoot,
     options: &'a GcOptions,
+    directories: &'a dyn Directories,
     window: Window,
     named: HashSet<Digest>,
     report: GcReport,
 }
 
 /// A blob without a reason to stay, and its size.
-type Candidate = (Digest, u64);
+type Garbage = (Digest, u64);
 
 impl Collection<'_> {
     fn run(&mut self) -> Result<(), ContentError> {
@@ -293,7 +302,7 @@ impl Collection<'_> {
     }
 
     /// Blobs that nothing needs, as far as `connection` can see; counts the others.
-    fn candidates(&mut self, connection: &Connection) -> Result<Vec<Candidate>, ContentError> {
+    fn candidates(&mut self, connection: &Connection) -> Result<Vec<Garbage>, ContentError> {
         self.report.kept.clear();
         let mut candidates = Vec::new();
         let sql = format!("SELECT digest, size, {REASON} FROM blobs");
@@ -331,7 +340,7 @@ impl Collection<'_> {
     }
 
     /// Asks the candidates again, where nobody can add a reason meanwhile.
-    fn drop_batch(&mut self, batch: &[Candidate]) -> Result<bool, ContentError> {
+    fn drop_batch(&mut self, batch: &[Garbage]) -> Result<bool, ContentError> {
         let blobs = self.root.blobs();
         let db = self.root.db();
         let window = &self.window;
@@ -352,7 +361,7 @@ impl Collection<'_> {
         Ok(!dropped.is_empty())
     }
 
-    fn note_removed(&mut self, (digest, size_bytes): Candidate) {
+    fn note_removed(&mut self, (digest, size_bytes): Garbage) {
         self.report.removed.push((digest, size_bytes));
         self.report.removed_bytes += size_bytes;
     }

@@ -63,6 +63,22 @@ impl Leases {
         }
     }
 
+    /// Lets go of blobs that this process stored and that are held because they are new: for
+    /// when nothing here is about to refer to one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn forget_new(&self) -> Result<(), ContentError> {
+        self.db
+            .write("forget what is new", Durability::Cache, |transaction| {
+                transaction.execute(
+                    "DELETE FROM leases WHERE process = ?1 AND holder = ?2 AND kind = ?3",
+                    params![self.process.as_str(), NEW_BLOB_HOLDER, KIND_BLOB],
+                )?;
+                Ok(())
+            })
+    }
+
     /// All leases that have not expired.
     ///
     /// # Errors

@@ -71,7 +71,7 @@ pub use builds::Builds;
 pub use cache_records::CacheRecords;
 pub use database::Durability;
 pub use error::ContentError;
-pub use gc::{GcOptions, GcReport};
+pub use gc::{Directories, GcOptions, GcReport, NoDirectories};
 pub use images::Images;
 pub use kv::Kv;
 pub use layers::Layers;

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use longshore_content::Lease;
 use longshore_graph::Ulimit;
-use longshore_oci::{Descriptor, Platform};
+use longshore_oci::{Descriptor, LayerId, Platform};
 use longshore_runner::{
     BindSource, Cancel, ExitStatus, Limits, Mount, MountSource, Network, PATH_DEFAULT, ProcessIo,
     ProcessSpec, Rootfs, Security,
@@ -17,6 +19,9 @@ use crate::build::{extra_hosts, rlimit};
 use crate::image::{PlatformImage, StoredImage};
 use crate::layer::RemoteBlob;
 use crate::{Engine, EngineError};
+
+/// How long the image's layers are kept for a container that is about to start.
+const LEASE: Duration = Duration::from_secs(3600);
 
 /// A directory or file of this machine that a container sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,10 +88,13 @@ impl Engine {
     ) -> Result<ExitStatus, EngineError> {
         let runner = self.runner()?;
         let found = self.read_image(image, platform)?;
-        let parents = self.directories_of(image, &found).await?;
+        let lease = self.root().leases().start("run", LEASE);
+        let parents = self.directories_of(image, &found, &lease).await?;
         let engine = self.clone();
         spawn_blocking(move || {
             let mut active = engine.layers().snapshots().prepare(&parents)?;
+            // From here on the mount holds what is below it.
+            drop(lease);
             let rootfs = match active.rootfs()? {
                 RootFs::Path(path) => Rootfs::Path(path),
                 RootFs::Mount(mount) => Rootfs::Mount(mount),
@@ -111,13 +119,17 @@ impl Engine {
             tagged: std::time::SystemTime::now(),
         };
         let found = self.read_image(&image, platform)?;
-        self.directories_of(&image, &found).await.map(|_| ())
+        let lease = self.root().leases().start("unpack", LEASE);
+        self.directories_of(&image, &found, &lease)
+            .await
+            .map(|_| ())
     }
 
     async fn directories_of(
         &self,
         image: &StoredImage,
         found: &PlatformImage,
+        lease: &Lease,
     ) -> Result<Vec<SnapshotId>, EngineError> {
         let repository = image.reference.clone().unwrap_or_else(|| {
             crate::layout::REFERENCE
@@ -132,6 +144,8 @@ impl Engine {
             Timestamp::UNIX_EPOCH,
             remotes,
         );
+        let held: Vec<LayerId> = layers.iter().map(|layer| layer.key.record_id()).collect();
+        lease.add_layers(&held)?;
         self.layers().directories(&layers).await
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,17 +13,13 @@ use longshore_oci::{Descriptor, Digest, Document, Platform, Reference};
 use longshore_registry_client::{Client, ClientOptions, TransferObserver};
 use longshore_runner::{Isolation, OciRunner, Runner, RunnerOptions, SandboxRunner};
 use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
-use tokio::task::spawn_blocking;
 
 use crate::archive::{self, ArchiveImage, ArchiveKind};
 use crate::image::{ImageStore, PlatformImage, StoredImage};
 use crate::layer::{LayerForm, LayerStore};
 use crate::transfer::{self, Pulled};
 use crate::upload::Uploads;
-use crate::{EngineError, layer};
-
-/// How long content that nothing names yet is left alone by a collection.
-const GRACE: Duration = Duration::from_secs(600);
+use crate::{EngineError, SpaceLimits, layer};
 
 /// What an engine is made of.
 #[derive(Clone, Debug)]
@@ -35,6 +32,8 @@ pub struct EngineOptions {
     pub sandbox: SandboxOptions,
     /// What layers are unpacked to.
     pub layer_form: LayerForm,
+    /// What the build cache may take.
+    pub space: SpaceLimits,
 }
 
 /// How an engine runs processes, and as whom it acts.
@@ -59,6 +58,9 @@ struct Inner {
     layers: Arc<LayerStore>,
     registry: Client,
     sandbox: SandboxOptions,
+    space: SpaceLimits,
+    /// How many builds run in this process.
+    builds: AtomicUsize,
     runner: OnceLock<Chosen>,
 }
 
@@ -102,19 +104,6 @@ pub enum ArchiveFormat {
     Docker,
     /// An OCI layout.
     Oci,
-}
-
-/// What a collection removed, or would.
-#[derive(Clone, Debug, Default)]
-pub struct Pruned {
-    /// Blobs and their sizes.
-    pub blobs: Vec<(Digest, u64)>,
-    /// How many layers' directories.
-    pub directories: usize,
-    /// Bytes of the blobs.
-    pub bytes: u64,
-    /// What is kept: why, how many blobs, how many bytes.
-    pub kept: Vec<(String, u64, u64)>,
 }
 
 /// What takes space: how many, and how many bytes.
@@ -161,6 +150,8 @@ impl Engine {
             _ => OverlaySnapshots::open(root.path())?,
         });
         snapshots.sweep()?;
+        let flights = root.path().join("cache").join(crate::build::FLIGHTS);
+        crate::build::sweep_locks(&flights).map_err(EngineError::io("clear", flights))?;
         let caches = Client::new(crate::build::cache_client(&options.registry));
         let registry = Client::new(options.registry);
         let layers = Arc::new(LayerStore::new(
@@ -175,6 +166,8 @@ impl Engine {
             layers,
             registry,
             sandbox: options.sandbox,
+            space: options.space,
+            builds: AtomicUsize::new(0),
             runner: OnceLock::new(),
         })))
     }
@@ -182,6 +175,16 @@ impl Engine {
     /// The state root.
     pub fn root(&self) -> &StateRoot {
         &self.0.root
+    }
+
+    /// What the build cache may take.
+    pub(crate) fn space_limits(&self) -> SpaceLimits {
+        self.0.space
+    }
+
+    /// How many builds run in this process.
+    pub(crate) fn running_builds(&self) -> &AtomicUsize {
+        &self.0.builds
     }
 
     pub(crate) fn layers(&self) -> &Arc<layer::LayerStore> {
@@ -355,7 +358,7 @@ impl Engine {
             wait: true,
             ..GcOptions::blobs_only(Duration::ZERO)
         };
-        let report = self.0.root.collect_garbage(&HashSet::new(), &options)?;
+        let report = self.collect(&options)?;
         Ok(report
             .removed
             .into_iter()
@@ -384,77 +387,6 @@ impl Engine {
             Err(_) => {}
         }
         found
-    }
-
-    fn remove_directories(
-        &self,
-        layers: &[longshore_content::layers::LayerRecord],
-    ) -> Result<usize, EngineError> {
-        let mut count = 0;
-        for id in layers.iter().filter_map(|layer| layer.snapshot_id.as_ref()) {
-            let Ok(id) = id.parse() else { continue };
-            match self.0.layers.snapshots().remove(&id) {
-                Ok(removed) => count += usize::from(removed),
-                // A build or a container stands on it: the next prune finds it again.
-                Err(longshore_snapshot::SnapshotError::InUse { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(count)
-    }
-
-    /// Removes what nothing needs; with `all`, the build cache and images without a name too.
-    /// `unused_for` removes only those records of the build cache that no build asked for
-    /// in that time.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn prune(
-        &self,
-        all: bool,
-        unused_for: Option<Duration>,
-        dry_run: bool,
-    ) -> Result<Pruned, EngineError> {
-        if all && !dry_run {
-            for image in self.0.root.images().dangling()? {
-                self.0
-                    .root
-                    .images()
-                    .remove_dangling(&image.descriptor.digest)?;
-            }
-        }
-        let options = GcOptions {
-            unreferenced_layers: true,
-            cache_unused_for: unused_for.or_else(|| all.then_some(Duration::ZERO)),
-            dry_run,
-            wait: true,
-            ..GcOptions::blobs_only(match (all, unused_for) {
-                (true, None) => Duration::ZERO,
-                (true, Some(unused_for)) => unused_for.min(GRACE),
-                (false, _) => GRACE,
-            })
-        };
-        let report = self.0.root.collect_garbage(&HashSet::new(), &options)?;
-        let directories = if dry_run {
-            report.layers.len()
-        } else {
-            self.remove_directories(&report.layers)?
-        };
-        if let Some(unused_for) = options.cache_unused_for.filter(|_| !dry_run) {
-            let mirrors = self.cache_directory("git");
-            crate::remote::remove_unused_mirrors(&mirrors, unused_for)
-                .map_err(EngineError::io("remove mirrors below", mirrors))?;
-        }
-        Ok(Pruned {
-            bytes: report.removed_bytes,
-            blobs: report.removed,
-            directories,
-            kept: report
-                .kept
-                .into_iter()
-                .map(|(why, (count, bytes))| (why, count, bytes))
-                .collect(),
-        })
     }
 
     /// Pulls an image and names it as it was asked for.
@@ -601,53 +533,24 @@ impl Engine {
             .await?)
     }
 
-    /// What images and build cache take, bytes of their blobs: (images, build cache records).
+    /// What images take: how many there are, and the bytes of their blobs.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn disk_usage(&self) -> Result<(DiskUsage, DiskUsage), EngineError> {
-        let engine = self.clone();
-        spawn_blocking(move || {
-            let mut blobs = BTreeSet::new();
-            let images = engine.images()?;
-            for image in &images {
-                blobs.extend(engine.blobs_below(&image.descriptor));
-            }
-            let mut image_bytes = 0;
-            for digest in &blobs {
-                image_bytes += engine
-                    .0
-                    .root
-                    .blobs()
-                    .info(digest)?
-                    .map_or(0, |info| info.size_bytes);
-            }
-            let layers = engine.0.root.layers().list()?;
-            let mut cache_bytes = 0;
-            for layer in &layers {
-                let own = layer.blob.filter(|blob| !blobs.contains(blob));
-                if let Some(blob) = own {
-                    cache_bytes += engine
-                        .0
-                        .root
-                        .blobs()
-                        .info(&blob)?
-                        .map_or(0, |info| info.size_bytes);
-                }
-                cache_bytes += layer.snapshot_bytes;
-            }
-            let images = DiskUsage {
-                count: images.len() as u64,
-                bytes: image_bytes,
-            };
-            Ok((
-                images,
-                DiskUsage {
-                    count: layers.len() as u64,
-                    bytes: cache_bytes,
-                },
-            ))
+    pub fn image_space(&self) -> Result<DiskUsage, EngineError> {
+        let mut blobs = BTreeSet::new();
+        let images = self.images()?;
+        for image in &images {
+            blobs.extend(self.blobs_below(&image.descriptor));
+        }
+        let mut bytes = 0;
+        for digest in &blobs {
+            let info = self.0.root.blobs().info(digest)?;
+            bytes += info.map_or(0, |info| info.size_bytes);
+        }
+        Ok(DiskUsage {
+            count: images.len() as u64,
+            bytes,
         })
-        .await?
     }
 }

@@ -1,9 +1,11 @@
-//! Reading small files that a person named.
+//! Files that a person named, and what files take.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
@@ -59,8 +61,42 @@ fn read_at_most(file: File, limit_bytes: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What a tree takes on disk: blocks, of a file with several names once. What disappears
+/// meanwhile does not count.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub(crate) fn disk_bytes(tree: &Path) -> io::Result<u64> {
+    let mut links = HashSet::new();
+    let mut open: Vec<PathBuf> = vec![tree.to_owned()];
+    let mut bytes = block_bytes(&std::fs::symlink_metadata(tree)?);
+    while let Some(directory) = open.pop() {
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
+            if metadata.is_dir() {
+                open.push(entry.path());
+            } else if metadata.nlink() > 1 && !links.insert((metadata.dev(), metadata.ino())) {
+                continue;
+            }
+            bytes += block_bytes(&metadata);
+        }
+    }
+    Ok(bytes)
+}
+
+fn block_bytes(metadata: &std::fs::Metadata) -> u64 {
+    metadata.blocks() * 512
+}
+
 /// Whether this process may give files away.
 pub(crate) fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }

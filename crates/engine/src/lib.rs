@@ -28,6 +28,7 @@ mod layout;
 mod progress;
 mod remote;
 mod request;
+mod space;
 mod text;
 mod transfer;
 mod tree;
@@ -44,7 +45,7 @@ pub use builds::{
 };
 pub use container::{ContainerRequest, ContainerVolume};
 pub use engine::{
-    ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Pruned, Removed, SandboxOptions,
+    ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Removed, SandboxOptions,
 };
 pub use error::{DiffIdMismatch, EngineError, ErrorClass};
 pub use image::{PlatformImage, StoredImage};
@@ -58,4 +59,5 @@ pub use request::{
     BuildRequest, ContextSpec, DockerfileSpec, Entitlements, GZIP_LEVEL_DEFAULT, LayerCompression,
     OutputKind, OutputSpec, SecretSource, ZSTD_LEVEL_DEFAULT,
 };
+pub use space::{CacheKind, CacheSpace, PruneRequest, Pruned, PrunedItem, Space, SpaceLimits};
 pub use transfer::Pulled;

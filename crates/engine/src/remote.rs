@@ -30,7 +30,7 @@ use tokio::sync::OnceCell;
 
 pub use error::RemoteError;
 pub(crate) use http::HttpContext;
-pub(crate) use mirror::remove_unused_mirrors;
+pub(crate) use mirror::{mirrors, remove_mirror};
 
 use self::checkout::Checkout;
 use self::commit::Commit;

@@ -93,8 +93,17 @@ pub(crate) fn resolve_here(
     let Some(digest) = reference.digest() else {
         return Ok(None);
     };
+    resolve_stored(root, reference, Descriptor::new("", digest, 0), platform)
+}
+
+/// What [`resolve`] finds below `top`, if the documents are here.
+pub(crate) fn resolve_stored(
+    root: &StateRoot,
+    reference: &Reference,
+    top: Descriptor,
+    platform: &Platform,
+) -> Result<Option<Resolved>, EngineError> {
     let (images, name) = (ImageStore::new(root.clone()), reference.familiar());
-    let top = Descriptor::new("", digest, 0);
     let found = images
         .manifest_for(&name, &top, platform)
         .and_then(|(descriptor, manifest)| {

@@ -256,6 +256,17 @@ impl Error {
         }
     }
 
+    /// Whether the registry gave no answer to go by: it cannot be reached, it is broken, or it
+    /// turns everybody away for now.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Interrupted { .. } | Self::RateLimited(_) => true,
+            Self::TokenRefused { refusal, .. } | Self::Refused(refusal) => refusal.status >= 500,
+            Self::AfterMirrors { upstream, .. } => upstream.is_unavailable(),
+            _ => false,
+        }
+    }
+
     /// The status and code that a registry refused with.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {

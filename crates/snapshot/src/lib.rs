@@ -99,6 +99,19 @@ pub trait Snapshotter: Send + Sync {
     /// [`SnapshotError::InUse`] while it is below a live root file system or view.
     fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError>;
 
+    /// As [`remove`](Self::remove), at the price of a rename: nobody finds the snapshot any more,
+    /// and [`empty_trash`](Self::empty_trash) deletes it.
+    ///
+    /// # Errors
+    /// [`SnapshotError::InUse`] while it is below a live root file system or view.
+    fn discard(&self, id: &SnapshotId) -> Result<bool, SnapshotError>;
+
+    /// Deletes what was discarded.
+    ///
+    /// # Errors
+    /// When something cannot be deleted.
+    fn empty_trash(&self) -> Result<(), SnapshotError>;
+
     /// Makes every snapshot committed so far durable; returns how many were not before. One call
     /// per finished build is enough.
     ///

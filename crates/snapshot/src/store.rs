@@ -249,6 +249,15 @@ impl OverlaySnapshots {
         try_image(&claim, &Tree::of(&claim.snapshot()), self.marks)
     }
 
+    /// Deletes a tree of files beside the snapshots, on the same file system: out of sight at
+    /// once, whatever is in it. `false` when there was none.
+    ///
+    /// # Errors
+    /// When it cannot be moved or deleted.
+    pub fn delete_tree(&self, tree: &Path) -> Result<bool, SnapshotError> {
+        self.trash.delete(tree)
+    }
+
     fn directory(&self) -> PathBuf {
         self.root.join(directory_of(self.marks, self.owners))
     }
@@ -379,6 +388,12 @@ impl Snapshotter for OverlaySnapshots {
     }
 
     fn remove(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
+        let was_there = self.discard(id)?;
+        self.empty_trash()?;
+        Ok(was_there)
+    }
+
+    fn discard(&self, id: &SnapshotId) -> Result<bool, SnapshotError> {
         let place = self.place(id);
         let Some(lock) = open_if_there(&place)? else {
             return Ok(false);
@@ -389,7 +404,11 @@ impl Snapshotter for OverlaySnapshots {
             Err(TryLockError::Error(error)) => return Err(error).at("lock", &place),
         }
         // The one that was locked may have been removed, and another made, in between.
-        Ok(is_still_at(&lock, &place)? && self.trash.delete(&place)?)
+        Ok(is_still_at(&lock, &place)? && self.trash.take(&place)?)
+    }
+
+    fn empty_trash(&self) -> Result<(), SnapshotError> {
+        self.trash.empty()
     }
 
     fn sync(&self) -> Result<usize, SnapshotError> {

@@ -28,12 +28,20 @@ pub(crate) struct Trash(pub(crate) PathBuf);
 impl Trash {
     /// Moves a tree out of everybody's sight and deletes it. `false` when there was none.
     pub(crate) fn delete(&self, tree: &Path) -> Result<bool, SnapshotError> {
+        let was_there = self.take(tree)?;
+        if was_there {
+            self.empty()?;
+        }
+        Ok(was_there)
+    }
+
+    /// Moves a tree out of everybody's sight. `false` when there was none.
+    pub(crate) fn take(&self, tree: &Path) -> Result<bool, SnapshotError> {
         let grave = self.0.join(Uuid::new_v4().simple().to_string());
         match std::fs::rename(tree, &grave) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other.at("move to the trash", tree)?,
         }
-        self.empty()?;
         Ok(true)
     }
 

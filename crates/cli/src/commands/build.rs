@@ -42,7 +42,7 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
     // What came on standard input lives as long as the build.
     let mut stdin = None;
     let request = request(&args, &mut stdin)?;
-    let engine = config::engine_that_runs(global, &args.sandboxing)?;
+    let engine = config::engine_that_builds(global, &args.sandboxing, &args.space)?;
     say_isolation(global, &engine, args.quiet)?;
     let mode = if args.quiet {
         ProgressMode::Quiet

@@ -3,10 +3,10 @@
 use longshore_oci::{Digest, LayerId};
 use rusqlite::{Transaction, params};
 
-use super::Collection;
+use super::{Collection, directories};
 use crate::ContentError;
 use crate::database::parse;
-use crate::layers;
+use crate::layers::{self, LayerRecord};
 use crate::leases::KIND_LAYER;
 
 impl Collection<'_> {
@@ -91,10 +91,26 @@ impl Collection<'_> {
             }
             let id = id.to_string();
             let found = layers::select(transaction, "WHERE layer_id = ?1", &id)?;
+            if !self.options.dry_run && !self.discard(&found)? {
+                continue;
+            }
             self.report.layers.extend(found);
             transaction.execute("DELETE FROM layers WHERE layer_id = ?1", [&id])?;
         }
         Ok(())
+    }
+
+    /// Lets go of the directories; `false` while something stands on one.
+    fn discard(&self, records: &[LayerRecord]) -> Result<bool, ContentError> {
+        for snapshot_id in records
+            .iter()
+            .filter_map(|record| record.snapshot_id.as_ref())
+        {
+            if !directories::discard(self.directories, snapshot_id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -8,7 +8,7 @@ use longshore_content::cache_records::CacheRecord;
 use longshore_content::gc::KeepReason;
 use longshore_content::layers::{LayerBlob, LayerRecord};
 use longshore_content::registry::{ManifestName, NewManifest, PutManifest};
-use longshore_content::{ContentError, GcOptions, GcReport, StateRoot, UploadId};
+use longshore_content::{ContentError, GcOptions, GcReport, NoDirectories, StateRoot, UploadId};
 use longshore_oci::{Algorithm, Descriptor, DiffId, Digest, LayerId, media_type};
 
 struct Bench {
@@ -40,7 +40,9 @@ impl Bench {
     }
 
     fn collect_with(&self, options: &GcOptions) -> GcReport {
-        self.root.collect_garbage(&HashSet::new(), options).unwrap()
+        self.root
+            .collect_garbage(&HashSet::new(), options, &NoDirectories)
+            .unwrap()
     }
 
     fn holds(&self, digest: &Digest) -> bool {
@@ -235,7 +237,10 @@ fn the_caller_may_keep_more_with_all_it_contains() {
     bench.restart();
     settle();
     let keep = HashSet::from([tree.manifest]);
-    let report = bench.root.collect_garbage(&keep, &options()).unwrap();
+    let report = bench
+        .root
+        .collect_garbage(&keep, &options(), &NoDirectories)
+        .unwrap();
     assert!(report.removed.is_empty());
     assert_eq!(report.kept["named"].0, 1);
 }
@@ -490,7 +495,9 @@ fn only_one_collection_runs_at_a_time() {
     let bench = Bench::new();
     let lock = std::fs::File::create(bench.dir.path().join("gc.lock")).unwrap();
     lock.lock().unwrap();
-    let refused = bench.root.collect_garbage(&HashSet::new(), &options());
+    let refused = bench
+        .root
+        .collect_garbage(&HashSet::new(), &options(), &NoDirectories);
     assert!(matches!(refused, Err(ContentError::CollectionRunning(_))));
     std::thread::scope(|scope| {
         let patient = scope.spawn(|| {
@@ -518,7 +525,9 @@ fn a_collector_never_takes_what_a_living_writer_stored() {
             let root = StateRoot::open(dir.path()).unwrap();
             let mut removed = 0;
             while !done.load(Ordering::SeqCst) {
-                let report = root.collect_garbage(&HashSet::new(), &options()).unwrap();
+                let report = root
+                    .collect_garbage(&HashSet::new(), &options(), &NoDirectories)
+                    .unwrap();
                 removed += report.removed.len();
             }
             removed

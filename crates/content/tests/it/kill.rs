@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use longshore_content::{ContentStore as _, Soundness, StateRoot, UploadId};
+use longshore_content::{ContentStore as _, NoDirectories, Soundness, StateRoot, UploadId};
 use longshore_oci::{Algorithm, Descriptor, Digest};
 
 const ROUNDS: u64 = 12;
@@ -90,7 +90,8 @@ fn acknowledged_commits_survive_kill_9_and_nothing_else_stays() {
         assert_eq!(tmp, 2, "only this process's lock and directory");
         assert!(root.leases().list().unwrap().is_empty());
         let options = longshore_content::GcOptions::blobs_only(Duration::ZERO);
-        root.collect_garbage(&Default::default(), &options).unwrap();
+        root.collect_garbage(&Default::default(), &options, &NoDirectories)
+            .unwrap();
         assert_files_match_rows(&root);
     }
     assert!(

@@ -4,6 +4,7 @@
 
 mod collection;
 mod conformance;
+mod eviction;
 mod faults;
 mod healing;
 mod kill;

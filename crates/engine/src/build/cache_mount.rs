@@ -1,40 +1,46 @@
 //! Cache mounts: directories that outlive the build.
 //!
 //! ```text
-//! cache/mounts/<hash of id and seed>/<n>/     the directory
-//! cache/mounts/<hash of id and seed>/<n>.lock held while a step uses it
+//! cache/mounts/<hash of id and seed>/about.json what it is
+//! cache/mounts/<hash of id and seed>/<n>/       the directory
+//! cache/mounts/<hash of id and seed>/<n>.lock   held while a step uses it; its time says when
+//! cache/mounts/<hash of id and seed>/<n>.size   what it takes, where that is newer than the lock
 //! ```
 //!
 //! `shared` users hold the first directory's lock together; `locked` ones one after the
 //! other; `private` ones take the first directory that nobody holds.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use longshore_graph::CacheSharing;
 use longshore_layers::{DirectoryForm, NoLowerLayers, Ownership, changes_of_view, materialise};
 use longshore_solver::BoxError;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::content::StoredContent;
+use crate::files::disk_bytes;
 use crate::layer::Layer;
 use crate::{Engine, EngineError};
 
 /// How many directories of one private cache there may be.
 const PRIVATE_MAX: usize = 256;
+/// What a mount is.
+const ABOUT: &str = "about.json";
 /// Between two tries to lock.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// The cache mounts of an engine.
 #[derive(Debug)]
-pub(crate) struct CacheDirectories {
+pub(crate) struct CacheMounts {
     engine: Engine,
     folder: PathBuf,
 }
@@ -43,7 +49,22 @@ pub(crate) struct CacheDirectories {
 #[derive(Debug)]
 pub(crate) struct HeldCache {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+/// What a cache mount is, beside its directories.
+#[derive(Debug, Serialize, Deserialize)]
+struct About {
+    id: String,
+}
+
+/// A directory of a cache mount, as it lies on the disk.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredMount {
+    /// Its place below the folder.
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    pub(crate) last_used: SystemTime,
 }
 
 impl HeldCache {
@@ -53,7 +74,14 @@ impl HeldCache {
     }
 }
 
-impl CacheDirectories {
+impl Drop for HeldCache {
+    fn drop(&mut self) {
+        // Where that fails, it seems to be older than it is.
+        let _ = self.lock.set_modified(SystemTime::now());
+    }
+}
+
+impl CacheMounts {
     pub(crate) fn new(engine: &Engine) -> Self {
         Self {
             folder: engine.cache_directory("mounts"),
@@ -75,6 +103,7 @@ impl CacheDirectories {
             .folder
             .join(directory_name(id, mode, owner, seed.as_deref()));
         fs::create_dir_all(&folder).map_err(EngineError::io("make", &folder))?;
+        describe(&folder, id).map_err(EngineError::io("describe", &folder))?;
         let (path, lock) = loop {
             if let Some(held) =
                 try_hold(&folder, sharing).map_err(EngineError::io("lock", &folder))?
@@ -89,7 +118,45 @@ impl CacheDirectories {
         if !path.exists() {
             self.make(&path, mode, owner, seed).await?;
         }
-        Ok(HeldCache { path, _lock: lock })
+        lock.set_modified(SystemTime::now())
+            .map_err(EngineError::io("touch the lock of", &path))?;
+        Ok(HeldCache { path, lock })
+    }
+
+    /// Every directory of every cache mount. One that was used since is measured.
+    pub(crate) fn list(&self) -> Result<Vec<StoredMount>, EngineError> {
+        let failed = || EngineError::io("list cache mounts below", &self.folder);
+        let mut found = Vec::new();
+        for folder in entries(&self.folder).map_err(failed())? {
+            for path in entries(&folder).map_err(failed())? {
+                let mount = stored(&folder, &path).map_err(EngineError::io("measure", &path))?;
+                found.extend(mount);
+            }
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// The id of the mount of this name, as the Dockerfile has it.
+    pub(crate) fn id_of(&self, name: &str) -> String {
+        let folder = self.folder.join(name);
+        let about = folder.parent().map(|folder| folder.join(ABOUT));
+        let text = about.and_then(|about| fs::read(about).ok());
+        let about: Option<About> = text.and_then(|text| serde_json::from_slice(&text).ok());
+        about.map_or_else(|| name.to_owned(), |about| about.id)
+    }
+
+    /// Removes a directory, unless a step uses it; whether it went.
+    pub(crate) fn remove(&self, name: &str) -> Result<bool, EngineError> {
+        let path = self.folder.join(name);
+        let failed = || EngineError::io("lock", &path);
+        let lock = open_lock(&lock_of(&path)).map_err(failed())?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(failed()(error)),
+            Ok(()) => {}
+        }
+        Ok(self.engine.layers().snapshots().delete_tree(&path)?)
     }
 
     /// Made aside and renamed, so that a directory that is there is whole.
@@ -142,6 +209,70 @@ impl CacheDirectories {
         })
         .await?
     }
+}
+
+/// The directory at `path`, if it is one of a cache mount.
+fn stored(folder: &Path, path: &Path) -> io::Result<Option<StoredMount>> {
+    let numbered = path.file_name().and_then(|name| name.to_str());
+    let Some(number) = numbered.filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else {
+        return Ok(None);
+    };
+    let used = fs::metadata(lock_of(path)).and_then(|meta| meta.modified());
+    let last_used = used.unwrap_or(SystemTime::UNIX_EPOCH);
+    let bytes = match measured_since(path, last_used) {
+        Some(bytes) => bytes,
+        None => {
+            let bytes = disk_bytes(path)?;
+            fs::write(size_of(path), bytes.to_string())?;
+            bytes
+        }
+    };
+    let hash = folder.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Some(StoredMount {
+        name: format!("{hash}/{number}"),
+        bytes,
+        last_used,
+    }))
+}
+
+/// What the directory took when it was measured, if nobody used it since.
+fn measured_since(path: &Path, last_used: SystemTime) -> Option<u64> {
+    let size = size_of(path);
+    let measured = fs::metadata(&size).and_then(|meta| meta.modified()).ok()?;
+    if measured <= last_used {
+        return None;
+    }
+    fs::read_to_string(size).ok()?.parse().ok()
+}
+
+/// Says what the mount is, where that was not said yet.
+fn describe(folder: &Path, id: &str) -> io::Result<()> {
+    let path = folder.join(ABOUT);
+    if path.exists() {
+        return Ok(());
+    }
+    let about = serde_json::to_vec(&About { id: id.to_owned() })?;
+    let mut file = tempfile::Builder::new()
+        .prefix("new-")
+        .tempfile_in(folder)?;
+    file.write_all(&about)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found?.map(|entry| Ok(entry?.path())).collect(),
+    }
+}
+
+fn lock_of(directory: &Path) -> PathBuf {
+    directory.with_extension("lock")
+}
+
+fn size_of(directory: &Path) -> PathBuf {
+    directory.with_extension("size")
 }
 
 fn directory_name(id: &str, mode: u32, owner: (u32, u32), seed: Option<&[Arc<Layer>]>) -> String {

@@ -17,7 +17,7 @@ use longshore_solver::{BoxError, LogStream, StepContext};
 use tokio::task::spawn_blocking;
 
 use super::agent::ForwardedAgent;
-use super::cache_mount::{CacheDirectories, HeldCache};
+use super::cache_mount::{CacheMounts, HeldCache};
 use super::executor::BuildExecutor;
 use crate::layer::Layer;
 use crate::tree::Tree;
@@ -90,7 +90,11 @@ pub(crate) async fn run(
         add_mount(executor, ctx, &mut spec, &mut held, mount, inputs).await?;
     }
     process(runner, ctx, op, spec).await?;
+    let used_mounts = !held.caches.is_empty();
     drop(held);
+    if used_mounts {
+        executor.space.used_mount();
+    }
     let keeps_writes = root_mount.output.is_some();
     let tree = if keeps_writes {
         commit(executor, root).await?
@@ -137,6 +141,7 @@ async fn prepare(
         None => Vec::new(),
     };
     let store = executor.layers();
+    executor.hold_layers(layers.iter().map(|layer| layer.key))?;
     let parents = store.directories(&layers).await?;
     let view = store.view(&layers).await?;
     let snapshots = Arc::clone(store.snapshots());
@@ -257,7 +262,7 @@ async fn add_mount(
                 ),
                 None => None,
             };
-            let caches = CacheDirectories::new(&executor.engine);
+            let caches = CacheMounts::new(&executor.engine);
             let sharing = executor.engine.cache_sharing(*sharing)?;
             let cache = caches
                 .hold(id, sharing, *mode, *owner, seed, &ctx.cancel)
@@ -314,6 +319,7 @@ async fn bind(
         }
         Some(Some(Tree::Layers(layers))) => layers.clone(),
     };
+    executor.hold_layers(layers.iter().map(|layer| layer.key))?;
     let parents = store.directories(&layers).await?;
     let snapshots = Arc::clone(store.snapshots());
     // A copy is this step's alone.
@@ -477,6 +483,7 @@ async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> 
         mut active,
     } = root;
     let store = Arc::clone(executor.layers());
+    let lease = Arc::clone(&executor.lease);
     spawn_blocking(move || {
         let upper = std::fs::File::open(active.collect()?)?;
         let mut changes = diff_upper(&upper, &view, store.overlay_attributes())?;
@@ -489,6 +496,7 @@ async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> 
         drop(changes);
         let layer = store.indexed(index.clone());
         let id = layer.key.snapshot_id();
+        lease.add_layers([&layer.key.record_id()])?;
         let snapshot = store.snapshots().commit(active, &id)?;
         store.keep_index(&layer, &index)?;
         store.keep_directory(&layer, &snapshot)?;

@@ -1,6 +1,6 @@
 //! Does what the vertices of a build graph say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +22,7 @@ use crate::context::LocalTree;
 use crate::image::{ImageStore, parse_config};
 use crate::layer::{Layer, LayerKey, LayerStore, RemoteBlob};
 use crate::remote::Remotes;
+use crate::space::SpaceKeeper;
 use crate::tree::{RecordedLayer, Tree, identity};
 use crate::{Engine, EngineError, Entitlements, SecretSource};
 
@@ -63,6 +64,10 @@ pub(crate) struct BuildExecutor {
     /// Whether what a build cache elsewhere promises is counted on; not any more after it
     /// broke its word in this build.
     pub(crate) trusts_caches: AtomicBool,
+    /// The layers that the lease holds already.
+    pub(crate) held: Mutex<HashSet<LayerId>>,
+    /// Holds the limits of the state root's space.
+    pub(crate) space: Arc<SpaceKeeper>,
 }
 
 /// Where an image's manifest came from.
@@ -224,12 +229,28 @@ impl BuildExecutor {
                 .unwrap_or_else(PoisonError::into_inner)
                 .extend(layers);
         }
-        let top = |tree: &Tree| match tree {
-            Tree::Layers(layers) => layers.last().map(|layer| layer.key.record_id()),
+        let layers = outputs.iter().filter_map(|tree| match tree {
+            Tree::Layers(layers) => Some(layers),
             Tree::Local(_) => None,
-        };
-        let made: Vec<LayerId> = outputs.iter().filter_map(top).collect();
-        Ok(self.lease.add_layers(&made)?)
+        });
+        self.hold_layers(layers.flatten().map(|layer| layer.key))
+    }
+
+    /// Keeps layers from being collected as long as the build runs. What is to be found as it
+    /// is, is held before it is looked for.
+    pub(crate) fn hold_layers(
+        &self,
+        layers: impl IntoIterator<Item = LayerKey>,
+    ) -> Result<(), EngineError> {
+        let ids = layers.into_iter().map(|key| key.record_id());
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh: Vec<LayerId> = ids.filter(|id| !held.contains(id)).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        self.lease.add_layers(&fresh)?;
+        held.extend(fresh);
+        Ok(())
     }
 
     /// Begins to write the blobs of a result that will be exported, beside the next steps.
@@ -241,6 +262,15 @@ impl BuildExecutor {
         };
         self.early
             .begin(self.layers(), &self.lease, layers, exports);
+    }
+}
+
+/// Whether a step writes to the state root.
+fn writes(op: &Op) -> bool {
+    match op {
+        Op::Exec(_) | Op::File(_) => true,
+        Op::Source(source) => matches!(source, Source::Git(_) | Source::Http(_)),
+        Op::Merge | Op::Diff => false,
     }
 }
 
@@ -276,8 +306,12 @@ impl Executor for BuildExecutor {
         vertex: &Vertex,
         inputs: &[Tree],
     ) -> Result<Vec<Tree>, BoxError> {
+        if writes(&vertex.op) {
+            self.space.admit().await;
+        }
         let outputs = self.run(ctx, vertex, inputs).await?;
         self.hold(&outputs)?;
+        self.space.wrote();
         self.begin_export(ctx.vertex, &outputs);
         Ok(outputs)
     }
@@ -339,6 +373,7 @@ impl Executor for BuildExecutor {
         let store = Arc::clone(self.layers());
         let trusts_caches = self.trusts_caches.load(Ordering::Relaxed);
         let bases = self.bases_among(&recorded);
+        self.hold_layers(recorded.iter().map(|layer| layer.key.clone().into()))?;
         let layers = spawn_blocking(move || {
             let mut layers = Vec::with_capacity(recorded.len());
             for (record, base) in recorded.into_iter().zip(bases) {

@@ -64,6 +64,19 @@ impl LockedFile {
     }
 }
 
+/// Removes the lock files that killed processes left in a directory.
+pub(crate) fn sweep(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        // Whoever holds one keeps it; any other goes when it is let go.
+        drop(LockedFile::try_lock(entry?.path())?);
+    }
+    Ok(())
+}
+
 impl Drop for LockedFile {
     fn drop(&mut self) {
         // Removed while it is locked: who waits for it sees that it is gone and begins again.
@@ -118,5 +131,18 @@ mod tests {
         drop(held);
         assert!(LockedFile::try_lock(path).unwrap().is_some());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_removed_and_what_is_held_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = LockedFile::lock(folder.path().join("held")).unwrap();
+        fs::write(folder.path().join("left"), "").unwrap();
+        sweep(folder.path()).unwrap();
+        let names = fs::read_dir(folder.path()).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["held"]);
+        drop(held);
+        sweep(&folder.path().join("not there")).unwrap();
     }
 }

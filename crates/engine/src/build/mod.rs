@@ -11,6 +11,7 @@ mod executor;
 mod export;
 mod file;
 mod inputs;
+mod last_resolved;
 mod locks;
 mod main_context;
 mod remote_cache;
@@ -34,8 +35,9 @@ use longshore_solver::{CacheTiers, EventSink, Limits, SolveError, SolveRequest, 
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use assemble::{ImageLayer, assemble};
+pub(crate) use cache_mount::CacheMounts;
 pub use exec::CommandFailed;
-pub(crate) use locks::LockedFile;
+pub(crate) use locks::{LockedFile, sweep as sweep_locks};
 pub(crate) use remote_cache::cache_client;
 pub use remote_cache::{CacheMode, CachePlace, CacheTarget};
 
@@ -46,11 +48,14 @@ use self::work::Work;
 use crate::builds::{BuildHistory, Recording};
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::remote::Remotes;
+use crate::space::SpaceKeeper;
 use crate::tree::Tree;
 use crate::{BuildRequest, Engine, EngineError};
 
 pub(crate) use exec::{extra_hosts, rlimit};
 
+/// Where the locks of steps are, below the state root's cache.
+pub(crate) const FLIGHTS: &str = "flights";
 /// How long what a build brought is kept for it, without a sign of life.
 const LEASE: Duration = Duration::from_secs(6 * 3600);
 
@@ -176,19 +181,39 @@ impl Engine {
         progress: Arc<dyn ProgressSink>,
         cancel: CancellationToken,
     ) -> Result<BuildOutcome, BuildError> {
+        let space = SpaceKeeper::new(self.clone(), self.space_limits(), Arc::clone(&progress));
+        self.running_builds().fetch_add(1, Ordering::SeqCst);
+        let ended = self.build_within(request, progress, cancel, &space).await;
+        self.running_builds().fetch_sub(1, Ordering::SeqCst);
+        space.settle().await;
+        ended
+    }
+
+    async fn build_within(
+        &self,
+        request: &BuildRequest,
+        progress: Arc<dyn ProgressSink>,
+        cancel: CancellationToken,
+        space: &Arc<SpaceKeeper>,
+    ) -> Result<BuildOutcome, BuildError> {
+        let _watch = space.watch();
         if request.history.builds == 0 {
-            return self.build_unrecorded(request, progress, cancel).await;
+            return self
+                .build_unrecorded(request, progress, cancel, space)
+                .await;
         }
         let recording = match Recording::start(self.history(), request, Arc::clone(&progress)) {
             Ok(recording) => Arc::new(recording),
             Err(error) => {
                 let text = format!("warning: the build is not recorded: {error}");
                 progress.emit(ProgressEvent::Note(text));
-                return self.build_unrecorded(request, progress, cancel).await;
+                return self
+                    .build_unrecorded(request, progress, cancel, space)
+                    .await;
             }
         };
         let sink = Arc::clone(&recording) as Arc<dyn ProgressSink>;
-        let ended = self.build_unrecorded(request, sink, cancel).await;
+        let ended = self.build_unrecorded(request, sink, cancel, space).await;
         if let Err(error) = recording.finish(&ended) {
             let text = format!("warning: the build's history is not complete: {error}");
             progress.emit(ProgressEvent::Note(text));
@@ -206,6 +231,7 @@ impl Engine {
         request: &BuildRequest,
         progress: Arc<dyn ProgressSink>,
         cancel: CancellationToken,
+        space: &Arc<SpaceKeeper>,
     ) -> Result<BuildOutcome, BuildError> {
         let prepared = tokio::select! {
             prepared = self.prepare(request, &progress) => prepared?,
@@ -245,6 +271,8 @@ impl Engine {
             bases: Mutex::default(),
             kept: (!request.cache_to.is_empty()).then(Mutex::default),
             trusts_caches: AtomicBool::new(true),
+            held: Mutex::default(),
+            space: Arc::clone(space),
         });
         let work = Work {
             engine: self,
@@ -369,7 +397,7 @@ impl Engine {
         if executor.trusts_caches.load(Ordering::Relaxed) {
             cache.remotes = remote_cache::readers(self, &work.request.cache_from, work.progress);
         }
-        let locks = Arc::new(locks::FileLocks::new(self.cache_directory("flights")));
+        let locks = Arc::new(locks::FileLocks::new(self.cache_directory(FLIGHTS)));
         let solver: Solver<Tree> =
             Solver::new(cache, locks, Limits::new(work.request.jobs, processors));
         let targets = lowered

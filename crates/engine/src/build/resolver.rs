@@ -11,9 +11,11 @@ use longshore_oci::{Descriptor, Digest, Platform, Reference};
 use tokio::task::spawn_blocking;
 
 use super::executor::ResolvedSource;
+use super::last_resolved;
 use crate::image::{ImageStore, PlatformImage, parse_config};
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::remote::Remotes;
+use crate::transfer::Resolved;
 use crate::{Engine, EngineError};
 
 /// Resolves names for one build, and remembers where what it found came from.
@@ -71,6 +73,44 @@ impl Resolver {
         .await?
     }
 
+    /// What the registry says; where it cannot be asked, what it said last.
+    async fn ask(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        mode: ImageResolveMode,
+    ) -> Result<Resolved, EngineError> {
+        let (root, registry) = (self.engine.root(), self.engine.registry());
+        let asked = crate::transfer::resolve(root, registry, reference, platform).await;
+        let (root, reference, platform) = (root.clone(), reference.clone(), platform.clone());
+        match asked {
+            Ok(resolved) => {
+                spawn_blocking(move || {
+                    last_resolved::remember(&root, &reference, &platform, &resolved)?;
+                    Ok(resolved)
+                })
+                .await?
+            }
+            Err(EngineError::Registry(error))
+                if error.is_unavailable() && mode != ImageResolveMode::ForcePull =>
+            {
+                let name = reference.familiar();
+                let known =
+                    spawn_blocking(move || last_resolved::recall(&root, &reference, &platform));
+                let Some((resolved, said)) = known.await?? else {
+                    return Err(EngineError::Registry(error));
+                };
+                let minutes = said.elapsed().unwrap_or_default().as_secs() / 60;
+                self.progress.emit(ProgressEvent::Note(format!(
+                    "warning: `{name}` is taken for what it was when it was last resolved, {minutes} minutes ago or less, {}: {error}",
+                    resolved.top.digest
+                )));
+                Ok(resolved)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The documents come from the registry; its layers when something needs them.
     async fn remote(
         &self,
@@ -90,8 +130,7 @@ impl Resolver {
                 self.progress.emit(ProgressEvent::Note(format!(
                     "resolving {name} for {platform}"
                 )));
-                let (root, registry) = (engine.root(), engine.registry());
-                crate::transfer::resolve(root, registry, reference, platform).await?
+                self.ask(reference, platform, mode).await?
             }
         };
         self.remember(&resolved.descriptor, reference)?;

@@ -192,6 +192,7 @@ impl LayerStore {
         diff_id: DiffId,
         compression: String,
     ) -> Result<LayerBlob, EngineError> {
+        self.count_written(descriptor.size);
         let form = longshore_content::layers::LayerBlob {
             diff_id,
             blob: descriptor.digest,

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longshore_layers::{
-    Change, Devices, DirectoryForm, DirectoryOptions, EntryPath, ImageError, IndexedTar,
-    LowerLayers, Metadata, NoLowerLayers, OverlayAttributes, Ownership, TarLimits, TreeView,
-    UnpackError, changes_of_directory, image_of_changes, materialise, unpack, unpack_image,
+    Change, Devices, DirectoryForm, DirectoryOptions, EntryPath, ImageError, IndexedTar, Kind,
+    LayerIndex, LowerLayers, Metadata, NoLowerLayers, OverlayAttributes, Ownership, TarLimits,
+    TreeView, UnpackError, changes_of_directory, image_of_changes, materialise, unpack,
+    unpack_image,
 };
 use longshore_oci::Digest;
 use longshore_snapshot::{OverlayMarks, Owners, Pending, Snapshot, SnapshotId, Snapshotter as _};
@@ -205,10 +206,14 @@ impl LayerStore {
         layer: &Layer,
         snapshot: &Snapshot,
     ) -> Result<(), EngineError> {
-        let image_bytes = snapshot.image_bytes()?;
+        let bytes = match snapshot.image_bytes()? {
+            Some(bytes) => bytes,
+            None => layer.index.get().map_or(0, |index| directory_bytes(index)),
+        };
+        self.count_written(bytes);
         self.note(layer.key, |record| {
             record.snapshot_id = Some(snapshot.id().to_string());
-            record.snapshot_bytes = image_bytes.unwrap_or(0);
+            record.snapshot_bytes = bytes;
         })
     }
 
@@ -234,6 +239,18 @@ impl LayerStore {
             .ok_or_else(|| lost(layer))?;
         Ok(Arc::new(snapshot.open()?))
     }
+}
+
+/// About what a layer's directory takes on disk.
+fn directory_bytes(index: &LayerIndex) -> u64 {
+    const BLOCK: u64 = 4096;
+    let of = |kind: &Kind| match kind {
+        Kind::File { size } => size.div_ceil(BLOCK) * BLOCK,
+        Kind::Directory { .. } => BLOCK,
+        _ => 0,
+    };
+    let entries = index.entries().iter();
+    BLOCK + entries.map(|entry| of(&entry.entry.kind)).sum::<u64>()
 }
 
 fn open(path: &Path) -> Result<File, EngineError> {
@@ -295,7 +312,7 @@ impl LowerLayers for Below<'_> {
         else {
             return Ok(None);
         };
-        if !matches!(node.entry.kind, longshore_layers::Kind::File { .. }) {
+        if !matches!(node.entry.kind, Kind::File { .. }) {
             return Ok(None);
         }
         let layer = &self.layers[node.layer];

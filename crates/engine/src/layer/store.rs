@@ -1,6 +1,7 @@
 //! Finds and makes layers; keeps in the database which representations there are.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use jiff::Timestamp;
@@ -28,6 +29,8 @@ pub(crate) struct LayerStore {
     pub(super) form: LayerForm,
     /// Whether layers can be images here, or why not.
     pub(super) images_work: OnceLock<Result<(), String>>,
+    /// Bytes that were written to the state root since the start.
+    written: AtomicU64,
     /// So that all users of a layer share its state, and make each representation once.
     known: Mutex<HashMap<LayerKey, Weak<Layer>>>,
 }
@@ -48,6 +51,7 @@ impl LayerStore {
             lost: Mutex::default(),
             form,
             images_work: OnceLock::new(),
+            written: AtomicU64::new(0),
             known: Mutex::default(),
         }
     }
@@ -164,6 +168,15 @@ impl LayerStore {
         }
         fill(&mut record);
         Ok(self.root.layers().put(&record)?)
+    }
+
+    /// Bytes that this process wrote to the state root: blobs and layers' directories.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_written(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Notes that a build cache did not keep its word.

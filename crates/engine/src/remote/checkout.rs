@@ -85,12 +85,14 @@ impl Remotes {
 
     async fn known_checkout(&self, identity: &str) -> Result<Option<Checkout>, EngineError> {
         let (engine, key) = (self.engine.clone(), Sort::Checkout.key(identity));
+        let lease = Arc::clone(&self.lease);
         spawn_blocking(move || {
             let Some(Record { layer, time_s }) = record::find(engine.root(), key)? else {
                 return Ok(None);
             };
             let created = Timestamp::from_second(layer.created_s).unwrap_or(Timestamp::UNIX_EPOCH);
             let layer = engine.layers().recorded(layer.key.into(), created);
+            lease.add_layers([&layer.key.record_id()])?;
             let is_here = engine.layers().is_stored(&layer)?;
             Ok(is_here.then_some(Checkout { layer, time_s }))
         })

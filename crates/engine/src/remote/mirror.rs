@@ -10,7 +10,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use longshore_graph::{GitSource, redacted};
 use tokio::task::spawn_blocking;
@@ -20,6 +20,7 @@ use super::git::{Call, Git};
 use super::{RemoteError, Remotes};
 use crate::EngineError;
 use crate::build::LockedFile;
+use crate::files::disk_bytes;
 
 /// What servers say that do not give a commit by its name, or no part of a history.
 const WAYS_MISSING: &[&str] = &[
@@ -188,30 +189,51 @@ async fn fetch(
     }))
 }
 
-/// Removes the mirrors below a folder that nobody uses now, or used for so long.
+/// A mirror as it lies below its folder.
+pub(crate) struct StoredMirror {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    pub(crate) last_used: SystemTime,
+}
+
+/// The mirrors below a folder.
 ///
 /// # Errors
-/// When one cannot be removed.
-pub(crate) fn remove_unused_mirrors(folder: &Path, unused_for: Duration) -> io::Result<()> {
+/// When one cannot be read.
+pub(crate) fn mirrors(folder: &Path) -> io::Result<Vec<StoredMirror>> {
     let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
+    let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if !path.is_dir() {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
-        }
-        let used = fs::metadata(path.join(USED)).and_then(|meta| meta.modified());
-        let age = used.ok().and_then(|used| used.elapsed().ok());
-        if age.is_some_and(|age| age < unused_for) {
-            continue;
-        }
-        if let Some(_lock) = LockedFile::try_lock(lock_of(&path))? {
-            absent_is_fine(fs::remove_dir_all(&path))?;
+        };
+        if path.is_dir() {
+            let used = fs::metadata(path.join(USED)).and_then(|meta| meta.modified());
+            found.push(StoredMirror {
+                name: name.to_owned(),
+                bytes: disk_bytes(&path)?,
+                last_used: used.unwrap_or(SystemTime::UNIX_EPOCH),
+            });
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Removes a mirror below a folder, unless somebody uses it now; whether it went.
+///
+/// # Errors
+/// When it cannot be removed.
+pub(crate) fn remove_mirror(folder: &Path, name: &Path) -> io::Result<bool> {
+    let path = folder.join(name);
+    let Some(_lock) = LockedFile::try_lock(lock_of(&path))? else {
+        return Ok(false);
+    };
+    absent_is_fine(fs::remove_dir_all(&path))?;
+    Ok(true)
 }
 
 /// The lock of a mirror, beside it.

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{
     ConfigError, HostConfig, Mirror, MirrorUse, RegistriesConfig, RegistryRule, checked_location,
@@ -25,6 +26,9 @@ use super::{
 struct File {
     #[serde(default)]
     registry: BTreeMap<String, Table>,
+    /// Not about registries: whoever has the file reads it.
+    #[serde(default, rename = "gc")]
+    _gc: IgnoredAny,
 }
 
 #[derive(Deserialize)]

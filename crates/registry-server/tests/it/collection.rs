@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use longshore_content::{GcOptions, StateRoot};
+use longshore_content::{GcOptions, NoDirectories, StateRoot};
 use longshore_oci::{Digest, media_type};
 use longshore_registry_server::Options;
 use serde_json::json;
@@ -22,7 +22,9 @@ fn options() -> GcOptions {
 /// Another process's collection, as far as the registry can tell.
 fn collect(registry: &TestRegistry) -> usize {
     let root = StateRoot::open(registry.dir.path()).unwrap();
-    let report = root.collect_garbage(&HashSet::new(), &options()).unwrap();
+    let report = root
+        .collect_garbage(&HashSet::new(), &options(), &NoDirectories)
+        .unwrap();
     report.removed.len()
 }
 
@@ -87,7 +89,8 @@ async fn no_push_fails_beside_a_collector() {
             let root = StateRoot::open(path).unwrap();
             let mut rounds = 0;
             while !done.load(Ordering::SeqCst) {
-                root.collect_garbage(&HashSet::new(), &options()).unwrap();
+                root.collect_garbage(&HashSet::new(), &options(), &NoDirectories)
+                    .unwrap();
                 rounds += 1;
             }
             rounds
