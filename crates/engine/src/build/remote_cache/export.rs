@@ -40,6 +40,8 @@ pub(crate) struct Plans {
 struct Known {
     definitions: Vec<(VertexId, CacheKey)>,
     contents: HashMap<VertexId, CacheKey>,
+    /// The content keys of the steps that had to run.
+    missed: HashSet<CacheKey>,
 }
 
 impl Plans {
@@ -52,6 +54,12 @@ impl Plans {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a step that one of these keys finds had to run: no cache had all of it.
+    fn has_run(&self, keys: &[CacheKey]) -> bool {
+        let known = self.known();
+        keys.iter().any(|key| known.missed.contains(key))
     }
 
     /// What this machine's cache has of the steps, or of some of them: each record with
@@ -90,6 +98,9 @@ impl Plans {
 
 impl EventSink for Plans {
     fn emit(&self, event: Event) {
+        if let Event::Missed { key, .. } = &event {
+            self.known().missed.insert(*key);
+        }
         match &event {
             Event::Planned { definitions, .. } => {
                 self.known().definitions.clone_from(definitions);
@@ -122,6 +133,8 @@ pub(crate) struct CacheExport<'a> {
 /// A record that is to stand under names.
 struct Entry {
     names: Vec<String>,
+    /// Whether its step had to run: a record that is there just so may have lost its blobs.
+    has_run: bool,
     bytes: Vec<u8>,
     blobs: Vec<Descriptor>,
     record: CacheRecord,
@@ -153,14 +166,15 @@ impl CacheExport<'_> {
         let only = (target.mode == CacheMode::Min).then_some(self.chain);
         let records = self.plans.records(self.engine, only).await?;
         let (sources, mut failed) = self.sources(&records, target, &cache).await?;
-        let entries = entries(records, &sources)?;
-        let new = self.new_entries(&cache, entries.len(), entries).await?;
-        let sent = self.send_blobs(&cache, &new.1, &sources).await?;
-        failed = failed.or(self.send_records(&cache, &new.1).await);
+        let entries = entries(records, &sources, self.plans)?;
+        let all = entries.len();
+        let to_send = self.entries_to_send(&cache, entries).await?;
+        let sent = self.send_blobs(&cache, &to_send, &sources).await?;
+        failed = failed.or(self.send_records(&cache, &to_send).await);
+        let new = to_send.iter().filter(|entry| !entry.names.is_empty());
         self.progress.emit(ProgressEvent::Note(format!(
-            "cache exported to {place}: {} of {} records new, {sent} layers",
-            new.1.len(),
-            new.0
+            "cache exported to {place}: {} of {all} records new, {sent} layers",
+            new.count(),
         )));
         failed.map_or(Ok(()), Err)
     }
@@ -249,13 +263,12 @@ impl CacheExport<'_> {
         }))
     }
 
-    /// How many entries there are, and those that the cache does not have just so.
-    async fn new_entries(
+    /// The entries that the cache does not have just so, or not for certain with their blobs.
+    async fn entries_to_send(
         &self,
         cache: &KeyedCache,
-        count: usize,
         entries: Vec<Entry>,
-    ) -> Result<(usize, Vec<Entry>), BoxError> {
+    ) -> Result<Vec<Entry>, BoxError> {
         let asked = stream::iter(entries).map(|mut entry| async move {
             let mut missing = Vec::new();
             for name in std::mem::take(&mut entry.names) {
@@ -270,8 +283,10 @@ impl CacheExport<'_> {
             .buffer_unordered(REQUESTS_AT_ONCE)
             .try_collect()
             .await?;
-        let new = asked.into_iter().filter(|entry| !entry.names.is_empty());
-        Ok((count, new.collect()))
+        let to_send = asked.into_iter();
+        Ok(to_send
+            .filter(|entry| !entry.names.is_empty() || entry.has_run)
+            .collect())
     }
 
     async fn send_blobs(
@@ -328,6 +343,7 @@ impl CacheExport<'_> {
 fn entries(
     records: Vec<(Vec<CacheKey>, CacheRecord)>,
     sources: &HashMap<LayerId, Source>,
+    plans: &Plans,
 ) -> Result<Vec<Entry>, BoxError> {
     let blob_of = |key: &RecordedKey| match key {
         RecordedKey::Made(id) => Some(sources.get(id)?.blob.clone()),
@@ -340,6 +356,7 @@ fn entries(
         };
         let blobs = blobs_of(&record, &blob_of)?;
         entries.push(Entry {
+            has_run: plans.has_run(&keys),
             names: keys.iter().map(document::record_name).collect(),
             bytes: document::record(&portable, blobs.clone())?,
             blobs,
