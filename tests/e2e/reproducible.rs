@@ -1,11 +1,13 @@
 //! The same input gives the same bytes: in another directory, on another root, with
 //! another number of jobs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::harness::Sandbox;
+use crate::harness::{Outcome, Sandbox, peer, tool};
+use crate::sources::repository::{FIRST_COMMIT_S, Repository};
 
 const DOCKERFILE: &str = "\
 FROM scratch
@@ -45,7 +47,7 @@ fn set_times(folder: &Path) {
         }
     }
     // A link's own time cannot be set through a file handle.
-    crate::harness::peer(
+    peer(
         "find",
         [
             folder.to_str().unwrap(),
@@ -86,7 +88,7 @@ fn with_an_epoch_the_whole_image_is_the_same() {
         let context = context(sandbox, name, false);
         let mut command = sandbox.command(["build", "-t", "app", context.to_str().unwrap()]);
         command.env("SOURCE_DATE_EPOCH", "1700000000");
-        crate::harness::Outcome::of(command).success();
+        Outcome::of(command).success();
         assert_eq!(
             sandbox.format("app", "{{.Created}}"),
             "2023-11-14T22:13:20Z"
@@ -139,7 +141,7 @@ fn checkout(sandbox: &Sandbox, name: &str, umask: &str, dockerfile: &str) -> Pat
          echo d > bin/deep/d && chmod +x bin/s && printf '%s' \"$1\" > Dockerfile",
         folder.display()
     );
-    crate::harness::peer("sh", ["-c", &script, "sh", dockerfile]);
+    peer("sh", ["-c", &script, "sh", dockerfile]);
     folder
 }
 
@@ -185,4 +187,340 @@ fn gits_modes_are_those_of_named_contexts_and_mounts_too() {
     let root = sandbox.exported_from(&context, &["--context-modes=git", "--build-context", &more]);
     assert_eq!(root.text("modes"), "644\n755\n755\n");
     assert_eq!(root.line("more/a"), "file 644 0:0 a");
+}
+
+/// A step that makes files now, one that copies them on, and files of the context.
+const APP: &str = "\
+FROM busybox AS build
+COPY src /src
+RUN mkdir /out && cat /src/a > /out/a && touch -d @1000000000 /out/old
+FROM busybox
+COPY --from=build /out /out
+WORKDIR /srv/deep
+COPY src .
+RUN echo made > made && rm /etc/group
+";
+
+/// A time after every run of these tests.
+const LATER_S: i64 = 4_000_000_000;
+
+/// Machines that have one base image; `None`, with a message, where they cannot be had.
+fn machines<const N: usize>() -> Option<[Sandbox; N]> {
+    tool("git")?;
+    let first = Sandbox::with_busybox()?;
+    let base = first.path("base.tar");
+    first.ok(["save", "-o", base.to_str().unwrap(), "busybox"]);
+    Some(std::array::from_fn(|_| {
+        let machine = Sandbox::new();
+        machine.ok(["load", "-i", base.to_str().unwrap()]);
+        machine
+    }))
+}
+
+fn repository(sandbox: &Sandbox) -> Repository {
+    let files = [("Dockerfile", APP), ("src/a", "a\n"), ("src/sub/b", "b\n")];
+    Repository::with(sandbox.path("origin"), &files)
+}
+
+/// Clones into a directory of another machine, with its umask.
+fn clone(from: &Repository, to: &Sandbox, name: &str, umask: &str) -> PathBuf {
+    let folder = to.path(name);
+    let script = format!(
+        "umask {umask}; git clone -q {} {}",
+        from.path.display(),
+        folder.display()
+    );
+    peer("sh", ["-c", &script]);
+    folder
+}
+
+/// Builds `context` as `app`; the steps that ran, and the image's digest.
+#[track_caller]
+fn digest(sandbox: &Sandbox, context: &Path, flags: &[&str]) -> (Vec<String>, String) {
+    let args = [
+        "build",
+        "--reproducible",
+        "-t",
+        "app",
+        context.to_str().unwrap(),
+    ];
+    let built = sandbox.ok(args.into_iter().chain(flags.iter().copied()));
+    (built.ran(), sandbox.format("app", "{{.Digest}}"))
+}
+
+/// Builds and exports as a tar; the modification time at each path.
+#[track_caller]
+fn times(sandbox: &Sandbox, context: &Path, flags: &[&str]) -> BTreeMap<String, i64> {
+    let archive = sandbox.path("times.tar");
+    let output = format!("type=tar,dest={}", archive.display());
+    let args = ["build", "-o", &output, context.to_str().unwrap()];
+    sandbox.ok(args.into_iter().chain(flags.iter().copied()));
+    times_in(&archive)
+}
+
+fn times_in(archive: &Path) -> BTreeMap<String, i64> {
+    let mut archive = tar::Archive::new(fs::File::open(archive).unwrap());
+    let entries = archive.entries().unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        let path = entry.path().unwrap().to_string_lossy().into_owned();
+        let time = i64::try_from(entry.header().mtime().unwrap()).unwrap();
+        (path.trim_matches('/').to_owned(), time)
+    });
+    entries.collect()
+}
+
+#[test]
+fn a_commit_gives_one_image_whatever_the_directory_umask_time_zone_and_jobs() {
+    let Some([one, two]) = machines() else {
+        return;
+    };
+    let origin = repository(&one);
+    let build = |sandbox: &Sandbox, context: &Path, zone: &str, jobs: &str| {
+        let context = context.to_str().unwrap();
+        let args = [
+            "build",
+            "--reproducible",
+            "--context-modes=git",
+            "-t",
+            "app",
+            "-j",
+            jobs,
+            context,
+        ];
+        let mut command = sandbox.command(args);
+        command.env("TZ", zone);
+        Outcome::of(command).success();
+        let created = sandbox.format("app", "{{.Created}}");
+        assert_eq!(created, "2017-07-14T02:40:00Z");
+        sandbox.format("app", "{{.Digest}}")
+    };
+    let first = build(&one, &clone(&origin, &one, "here", "022"), "UTC", "1");
+    // The files of the other checkout are of another second.
+    std::thread::sleep(Duration::from_millis(1100));
+    let place = clone(&origin, &two, "else/where", "077");
+    assert_eq!(first, build(&two, &place, "Asia/Kathmandu", "7"));
+}
+
+#[test]
+fn the_files_of_a_commits_image_have_its_time_and_keep_what_a_step_set() {
+    let Some([one]) = machines() else { return };
+    let origin = repository(&one);
+    let times = times(&one, &origin.path, &["--reproducible"]);
+    for (path, time) in [
+        ("srv/deep/a", FIRST_COMMIT_S),
+        ("srv/deep/sub/b", FIRST_COMMIT_S),
+        ("srv/deep/made", FIRST_COMMIT_S),
+        ("out/a", FIRST_COMMIT_S),
+        ("out/old", 1_000_000_000),
+    ] {
+        assert_eq!(times[path], time, "{path}");
+    }
+}
+
+#[test]
+fn another_commit_alone_runs_no_process_again_and_gives_what_a_cold_machine_gives() {
+    let Some([warm, cold]) = machines() else {
+        return;
+    };
+    let origin = repository(&warm);
+    let processes = |ran: &[String]| ran.iter().filter(|step| step.starts_with("RUN")).count();
+    // Not committed yet: by the clock.
+    fs::write(origin.path.join("notes"), "").unwrap();
+    let (ran, by_the_clock) = digest(&warm, &origin.path, &[]);
+    assert_eq!(processes(&ran), 2);
+    fs::remove_file(origin.path.join("notes")).unwrap();
+    let (ran, first) = digest(&warm, &origin.path, &[]);
+    assert_eq!(processes(&ran), 0, "{ran:?}");
+    assert_ne!(first, by_the_clock);
+    // The processes ran before this commit was made.
+    origin.commit_at(LATER_S, &[("notes", "nothing copies this")]);
+    let (ran, second) = digest(&warm, &origin.path, &[]);
+    assert_eq!(processes(&ran), 0, "{ran:?}");
+    assert_ne!(first, second);
+    assert_eq!(
+        digest(&warm, &origin.path, &[]),
+        (Vec::new(), second.clone())
+    );
+
+    let place = clone(&origin, &cold, "clone", "022");
+    let (ran, cold_digest) = digest(&cold, &place, &[]);
+    assert_eq!(processes(&ran), 2);
+    assert_eq!(cold_digest, second);
+    for machine in [&warm, &cold] {
+        let times = times(machine, &origin.path, &["--reproducible"]);
+        for path in ["out/a", "srv/deep/a", "srv/deep/made"] {
+            assert_eq!(times[path], LATER_S, "{path}");
+        }
+    }
+    // And back again.
+    origin.git(["checkout", "-q", "HEAD~"]);
+    assert_eq!(
+        digest(&warm, &origin.path, &[]),
+        (Vec::new(), first.clone())
+    );
+    peer(
+        "git",
+        ["-C", place.to_str().unwrap(), "checkout", "-q", "HEAD~"],
+    );
+    assert_eq!(digest(&cold, &place, &[]).1, first);
+}
+
+#[test]
+fn an_epoch_dates_what_an_earlier_build_made_by_the_clock() {
+    let Some([one]) = machines() else { return };
+    let context = one.context("app", &[("Dockerfile", APP), ("src/a", "a\n")]);
+    digest(&one, &context, &[]);
+    let build = |epoch: &str| {
+        let layout = one.path(&format!("layout-{epoch}"));
+        let output = format!(
+            "type=oci,tar=false,compression=uncompressed,dest={}",
+            layout.display()
+        );
+        let epoch = format!("SOURCE_DATE_EPOCH={epoch}");
+        let context = context.to_str().unwrap();
+        let built = one.ok(["build", "-o", &output, "--build-arg", &epoch, context]);
+        assert!(
+            !built.ran().iter().any(|step| step.starts_with("RUN")),
+            "{:?}",
+            built.ran()
+        );
+        let layers = crate::outputs::Layout::open(&layout).layers();
+        let blobs = layers
+            .iter()
+            .map(|(digest, _)| layout.join("blobs").join(digest.replace(':', "/")));
+        // The first is the base.
+        blobs
+            .skip(1)
+            .flat_map(|blob| times_in(&blob))
+            .collect::<Vec<_>>()
+    };
+    for epoch in [1_200_000_000, 900_000_000, LATER_S] {
+        let times = build(&epoch.to_string());
+        assert!(
+            times
+                .iter()
+                .any(|(path, time)| path.ends_with("made") && *time == epoch),
+            "{times:?}"
+        );
+        assert!(
+            times.iter().all(|(_, time)| *time <= epoch),
+            "{epoch}: {times:?}"
+        );
+        let old = times.iter().find(|(path, _)| path == "out/old").unwrap().1;
+        assert_eq!(old, epoch.min(1_000_000_000));
+    }
+}
+
+#[test]
+fn a_cache_elsewhere_gives_the_commits_image_without_running_anything() {
+    let Some([one, two, three]) = machines() else {
+        return;
+    };
+    let origin = repository(&one);
+    let cache = one.path("cache");
+    let to = format!("type=local,mode=max,dest={}", cache.display());
+    let from = format!("type=local,src={}", cache.display());
+    let (_, first) = digest(&one, &origin.path, &["--cache-to", &to]);
+    let (ran, same) = digest(
+        &two,
+        &clone(&origin, &two, "c", "022"),
+        &["--cache-from", &from],
+    );
+    assert_eq!((ran, same), (Vec::new(), first));
+    // Of another commit, what ran is still good.
+    origin.commit_at(LATER_S, &[("notes", "nothing copies this")]);
+    let (_, fresh) = digest(&one, &origin.path, &["--no-cache"]);
+    let place = clone(&origin, &three, "c", "022");
+    let (ran, same) = digest(&three, &place, &["--cache-from", &from]);
+    assert!(!ran.iter().any(|step| step.starts_with("RUN")), "{ran:?}");
+    assert_eq!(same, fresh);
+}
+
+#[test]
+fn the_clock_is_for_who_asks_for_it_and_for_what_is_not_committed() {
+    let Some([one]) = machines() else { return };
+    let origin = repository(&one);
+    let year = |flags: &[&str], environment: Option<&str>| {
+        let args = ["build", "-t", "app", origin.path.to_str().unwrap()];
+        let mut command = one.command(args.into_iter().chain(flags.iter().copied()));
+        command.envs(environment.map(|epoch| ("SOURCE_DATE_EPOCH", epoch)));
+        Outcome::of(command).success();
+        one.format("app", "{{.Created}}")[..4]
+            .parse::<u32>()
+            .unwrap()
+    };
+    assert!(year(&[], None) > 2020);
+    assert_eq!(year(&["--reproducible"], None), 2017);
+    assert_eq!(year(&["--build-arg=SOURCE_DATE_EPOCH=context"], None), 2017);
+    assert_eq!(year(&["--reproducible"], Some("1000000000")), 2001);
+    assert_eq!(year(&[], Some("context")), 2017);
+    assert!(year(&["--no-cache", "--no-reproducible"], Some("1000000000")) > 2020);
+    assert!(
+        year(
+            &[
+                "--no-cache",
+                "--reproducible",
+                "--build-arg=SOURCE_DATE_EPOCH="
+            ],
+            None
+        ) > 2020
+    );
+    let made = times(&one, &origin.path, &["--no-reproducible"])["srv/deep/made"];
+    assert!(made > FIRST_COMMIT_S + 1);
+    one.run([
+        "build",
+        "--no-reproducible",
+        "--build-arg=SOURCE_DATE_EPOCH=5",
+        origin.path.to_str().unwrap(),
+    ])
+    .failure(2, &["--no-reproducible", "SOURCE_DATE_EPOCH=5"]);
+
+    fs::write(origin.path.join(".git/info/exclude"), "local\n").unwrap();
+    fs::write(origin.path.join("local"), "").unwrap();
+    assert_eq!(
+        year(&["--no-cache", "--reproducible"], None),
+        2017,
+        "what is ignored is no change"
+    );
+    fs::write(origin.path.join("src/a"), "edited\n").unwrap();
+    assert!(year(&["--no-cache", "--reproducible"], None) > 2020);
+    let edited = one.ok(["build", "--reproducible", origin.path.to_str().unwrap()]);
+    assert!(
+        edited.stderr.contains("nor a clean git work tree"),
+        "{}",
+        edited.stderr
+    );
+}
+
+#[test]
+fn a_repositorys_settings_run_nothing() {
+    let Some([one]) = machines() else { return };
+    let origin = repository(&one);
+    origin.commit(&[(".gitattributes", "* filter=evil diff=evil\n")]);
+    let witness = one.path("witness");
+    let command = format!("touch {}; cat", witness.display());
+    for name in [
+        "core.fsmonitor",
+        "core.sshCommand",
+        "core.pager",
+        "filter.evil.clean",
+        "filter.evil.smudge",
+        "filter.evil.process",
+        "diff.evil.command",
+        "diff.evil.textconv",
+        "gpg.program",
+    ] {
+        origin.git(["config", name, &command]);
+    }
+    // Git has to look into the file: its stamp is not what the index says.
+    let file = fs::File::options()
+        .write(true)
+        .open(origin.path.join("src/a"))
+        .unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::from_secs(1_600_000_000))
+        .unwrap();
+    let _ = fs::remove_file(&witness);
+    digest(&one, &origin.path, &[]);
+    assert_eq!(one.format("app", "{{.Created}}"), "2017-07-14T02:40:00Z");
+    assert!(!witness.exists());
 }

@@ -6,5 +6,5 @@
 mod contexts;
 mod git;
 mod http;
-mod repository;
+pub(crate) mod repository;
 mod web;

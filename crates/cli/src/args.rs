@@ -179,6 +179,14 @@ pub(crate) struct BuildArgs {
     /// keeps of them (0644 and 0755), so that the umask of a checkout does not matter
     #[arg(long, value_enum, default_value = "host", value_name = "MODES")]
     pub(crate) context_modes: ContextModes,
+    /// Give new files and the image the time of the context's commit, where the context is a
+    /// repository or a clean git work tree, so that a commit has one image on all machines
+    #[arg(long, conflicts_with = "no_reproducible")]
+    pub(crate) reproducible: bool,
+    /// Give new files and the image the clock's time, also where SOURCE_DATE_EPOCH is set in
+    /// the environment
+    #[arg(long)]
+    pub(crate) no_reproducible: bool,
     /// Platforms to build for
     #[arg(long, value_delimiter = ',', value_name = "OS/ARCH")]
     pub(crate) platform: Vec<String>,

@@ -9,18 +9,21 @@ use longshore_oci::{HistoryEntry, ImageConfig};
 /// Fills in `created` throughout `config`; `layer_times` are the layers', lowest first.
 ///
 /// An entry that made a layer takes the layer's time. One that made none takes the time of
-/// the layer before it, and those before the first new layer that layer's. `epoch` replaces
-/// every time that is later (`SOURCE_DATE_EPOCH`).
+/// the layer before it, and those before the first new layer that layer's. In a reproducible
+/// build all of them take its `epoch`.
 pub(crate) fn fill_times(
     config: &mut ImageConfig,
     layer_times: &[Timestamp],
     epoch: Option<Timestamp>,
 ) {
     let mut layers = layer_times.iter();
-    for entry in config.history.iter_mut().filter(|entry| !entry.empty_layer) {
-        let time = layers.next();
+    for entry in &mut config.history {
+        let time = match entry.empty_layer {
+            true => None,
+            false => layers.next().copied(),
+        };
         if entry.created.is_none() {
-            entry.created = time.map(|time| shown(clamp(*time, epoch)));
+            entry.created = epoch.or(time).map(shown);
         }
     }
     fill_empty_entries(&mut config.history);
@@ -29,9 +32,7 @@ pub(crate) fn fill_times(
         .iter()
         .rev()
         .find_map(|entry| entry.created.clone());
-    config.created = last
-        .or_else(|| layer_times.last().map(|time| shown(clamp(*time, epoch))))
-        .or_else(|| epoch.map(shown));
+    config.created = last.or_else(|| epoch.or_else(|| layer_times.last().copied()).map(shown));
 }
 
 fn fill_empty_entries(history: &mut [HistoryEntry]) {
@@ -53,10 +54,6 @@ fn fill_empty_entries(history: &mut [HistoryEntry]) {
             None => entry.created.clone_from(&current),
         }
     }
-}
-
-fn clamp(time: Timestamp, epoch: Option<Timestamp>) -> Timestamp {
-    epoch.map_or(time, |epoch| time.min(epoch))
 }
 
 /// RFC 3339 in UTC with as many digits as the time has, as Go writes it.
@@ -127,10 +124,11 @@ mod tests {
     }
 
     #[test]
-    fn the_epoch_clamps_new_layers_only() {
+    fn the_epoch_is_the_time_of_what_is_new() {
         let mut config = ImageConfig {
             history: vec![
                 entry(Some("2024-01-01T00:00:00Z"), false),
+                entry(None, true),
                 entry(None, false),
             ],
             ..ImageConfig::default()
@@ -146,7 +144,11 @@ mod tests {
         );
         assert_eq!(
             times(&config),
-            ["2024-01-01T00:00:00Z", "1970-01-01T00:00:00Z"]
+            [
+                "2024-01-01T00:00:00Z",
+                "1970-01-01T00:00:00Z",
+                "1970-01-01T00:00:00Z"
+            ]
         );
     }
 }

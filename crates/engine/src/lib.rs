@@ -37,7 +37,7 @@ mod upload;
 pub use annotation::{Annotation, AnnotationLevel};
 pub use build::{
     BuildError, BuildOutcome, CacheMode, CachePlace, CacheTarget, CommandFailed,
-    Loaded as LoadedDockerfile,
+    Loaded as LoadedDockerfile, SOURCE_DATE_EPOCH,
 };
 pub use builds::{
     BuildHistory, BuildInputs, BuildRecord, BuildStatus, HistoryLimits, RecordedBuild, StepOutcome,

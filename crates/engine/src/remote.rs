@@ -17,6 +17,7 @@ mod mirror;
 mod record;
 mod resume;
 mod shown;
+mod work_tree;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -31,6 +32,7 @@ use tokio::sync::OnceCell;
 pub use error::RemoteError;
 pub(crate) use http::HttpContext;
 pub(crate) use mirror::{mirrors, remove_mirror};
+pub(crate) use work_tree::commit_time;
 
 use self::checkout::Checkout;
 use self::commit::Commit;

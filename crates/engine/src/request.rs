@@ -20,6 +20,9 @@ pub struct BuildRequest {
     pub context: ContextSpec,
     /// Which modes the files of directories of this machine have.
     pub context_modes: ModePolicy,
+    /// Whether what is new in the result has the time of the context's commit, where nothing
+    /// else is said; the clock's otherwise.
+    pub reproducible: bool,
     /// The Dockerfile.
     pub dockerfile: DockerfileSpec,
     /// Further contexts by name.

@@ -2,7 +2,7 @@
 
 use longshore_dockerfile::expand::{ExpandError, Lexer};
 use longshore_dockerfile::instruction::{AddInstruction, CopySource, InstructionKind, Stage};
-use longshore_graph::{HttpSource, Source};
+use longshore_graph::{HttpSource, LocalSource, Source};
 
 use crate::arguments::EPOCH;
 use crate::environment::Variables;
@@ -64,13 +64,16 @@ impl Lowering<'_, '_> {
         Ok(epoch)
     }
 
-    /// What `SOURCE_DATE_EPOCH` names. A local directory has no time.
+    /// What `SOURCE_DATE_EPOCH` names. Nothing is known of the times of no context.
     fn epoch_source(&self, name: &str) -> Result<Option<Source>, LowerError> {
         if name == "context" {
             return Ok(match &self.build.options.main_context.source {
                 ContextSource::Git(source) => Some(Source::Git(source.clone())),
                 ContextSource::Http { source, .. } => Some(Source::Http(source.clone())),
-                ContextSource::Local { .. } | ContextSource::Empty => None,
+                ContextSource::Local { name } => {
+                    Some(Source::Local(LocalSource { name: name.clone() }))
+                }
+                ContextSource::Empty => None,
             });
         }
         if let Some(found) = self.find_context(name, None)? {

@@ -39,7 +39,8 @@ pub trait ImageResolver: Send + Sync {
     -> Result<ResolvedImage, ResolveError>;
 
     /// When the content of a source was made, in seconds since 1970: a commit's time, a file's
-    /// `Last-Modified`, or the newest file of an archive. Nothing if it has no such time.
+    /// `Last-Modified`, or the newest file of an archive. Nothing if it has no such time, as
+    /// most directories of the client's.
     /// Asked only for `SOURCE_DATE_EPOCH` that names a source.
     async fn source_time(&self, source: &Source) -> Result<Option<i64>, ResolveError>;
 }

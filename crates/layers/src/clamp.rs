@@ -1,7 +1,7 @@
 //! Layers whose files are no later than a point in time (`SOURCE_DATE_EPOCH`).
 //!
 //! ```text
-//!  blob ─► decompress, hash ─► headers: time = min(time, latest) ─► DiffId
+//!  blob ─► decompress, hash ─► headers: time = at most latest ────► DiffId
 //!            own thread          content passes as it is         └► compress ─► digest ─► sink
 //! ```
 //!
@@ -62,11 +62,46 @@ impl From<HeaderError> for ClampError {
     }
 }
 
-/// Cuts the times of changes that are not written yet off.
-pub fn clamp_changes(changes: &mut [Change], latest: Timestamp) {
+/// Which times a layer's files may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeLimit {
+    /// No time is later.
+    pub latest: Timestamp,
+    /// What is not older was made by the layer's step, at whatever time that ran: it gets
+    /// the latest time, also where that is later than its own.
+    pub made: Timestamp,
+}
+
+impl TimeLimit {
+    /// What is later than `latest` gets that time; the rest keeps its own.
+    pub fn at(latest: Timestamp) -> Self {
+        Self {
+            latest,
+            made: latest,
+        }
+    }
+
+    /// The time that a file with this one gets.
+    #[must_use]
+    pub fn apply(self, time: Timestamp) -> Timestamp {
+        if time >= self.made.min(self.latest) {
+            return self.latest;
+        }
+        time
+    }
+
+    /// Whether files that are no later than `time` all keep their times.
+    #[must_use]
+    pub fn keeps_until(self, time: Timestamp) -> bool {
+        time <= self.latest && (self.made >= self.latest || time < self.made)
+    }
+}
+
+/// Limits the times of changes that are not written yet.
+pub fn clamp_changes(changes: &mut [Change], limit: TimeLimit) {
     for change in changes {
         let mtime = &mut change.entry.metadata.mtime;
-        *mtime = (*mtime).min(latest);
+        *mtime = limit.apply(*mtime);
     }
 }
 
@@ -93,13 +128,13 @@ pub fn latest_time_of_tar(
     Ok((latest, diff_id))
 }
 
-/// Writes a layer's uncompressed tar stream to `sink` again, every time at most `latest`.
+/// Writes a layer's uncompressed tar stream to `sink` again, its times within the limit.
 ///
 /// # Errors
 /// When the stream fails, is no layer or exceeds a limit, or the sink fails.
 pub fn clamp_tar<W: Write>(
     stream: impl Read + Send,
-    latest: Timestamp,
+    limit: TimeLimit,
     limits: TarLimits,
     options: &WriteOptions,
     sink: W,
@@ -112,7 +147,7 @@ pub fn clamp_tar<W: Write>(
         let mut reader = TarReader::new(stream, limits);
         while let Some(mut member) = reader.next_member()? {
             let mtime = &mut member.entry.metadata.mtime;
-            *mtime = (*mtime).min(latest);
+            *mtime = limit.apply(*mtime);
             put_headers(&member, &mut output.waiting)?;
             if let Kind::File { size } = member.entry.kind {
                 output.take_content(&mut reader, size)?;

@@ -23,7 +23,7 @@ mod xattr;
 
 pub use cache::{NoStatCache, StatCache, StatCacheFile};
 pub use filter::{Decision, IncludeAll, PathFilter};
-pub use scan::{ModePolicy, OwnerPolicy, ScanError, ScanNotice, ScanOptions};
+pub use scan::{ModePolicy, OwnerPolicy, ScanError, ScanNotice, ScanOptions, TimePolicy};
 pub use tree::{ContextNode, ContextTree};
 
 use xattr::read_xattrs;

@@ -63,7 +63,9 @@ mod upper;
 mod xattr;
 
 pub use change::{Change, FileContent, FileRange, FileStamp, HostFile};
-pub use clamp::{ClampError, ClampedLayer, clamp_changes, clamp_tar, latest_time_of_tar};
+pub use clamp::{
+    ClampError, ClampedLayer, TimeLimit, clamp_changes, clamp_tar, latest_time_of_tar,
+};
 pub use compress::{Compression, Compressor, GZIP_LEVEL_DEFAULT};
 pub use content_hash::ContentHash;
 pub use decompress::{DecompressLimitError, DecompressLimits, Decompressor, StreamFormat};

@@ -9,16 +9,16 @@ use super::web::{Answer, Request, Web};
 use crate::harness::{free_address, write_file};
 
 /// When the first commit of every repository was made.
-pub(super) const FIRST_COMMIT_S: i64 = 1_500_000_000;
+pub(crate) const FIRST_COMMIT_S: i64 = 1_500_000_000;
 
 /// A work tree with a repository.
-pub(super) struct Repository {
-    pub(super) path: PathBuf,
+pub(crate) struct Repository {
+    pub(crate) path: PathBuf,
 }
 
 impl Repository {
     /// An empty one, with the branch `main`.
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         fs::create_dir_all(&path).unwrap();
         let repository = Self { path };
         repository.git(["init", "-q", "-b", "main"]);
@@ -26,7 +26,7 @@ impl Repository {
     }
 
     /// One with a commit of these files.
-    pub(super) fn with(path: PathBuf, files: &[(&str, &str)]) -> Self {
+    pub(crate) fn with(path: PathBuf, files: &[(&str, &str)]) -> Self {
         let repository = Self::new(path);
         repository.commit(files);
         repository
@@ -34,15 +34,25 @@ impl Repository {
 
     /// Runs `git` in it; what it says.
     #[track_caller]
-    pub(super) fn git<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> String {
+    pub(crate) fn git<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> String {
+        self.git_at(FIRST_COMMIT_S, args)
+    }
+
+    /// Runs `git` in it, at a time; what it says.
+    #[track_caller]
+    pub(crate) fn git_at<'a>(
+        &self,
+        seconds: i64,
+        args: impl IntoIterator<Item = &'a str>,
+    ) -> String {
         let mut command = Command::new("git");
         command
             .current_dir(&self.path)
             .args(args)
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_AUTHOR_DATE", format!("@{FIRST_COMMIT_S} +0000"))
-            .env("GIT_COMMITTER_DATE", format!("@{FIRST_COMMIT_S} +0000"))
+            .env("GIT_AUTHOR_DATE", format!("@{seconds} +0000"))
+            .env("GIT_COMMITTER_DATE", format!("@{seconds} +0000"))
             .envs(["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"].map(|name| (name, "t")))
             .envs(
                 ["GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"].map(|name| (name, "t@example.invalid")),
@@ -54,17 +64,22 @@ impl Repository {
     }
 
     /// Commits files; the commit.
-    pub(super) fn commit(&self, files: &[(&str, &str)]) -> String {
+    pub(crate) fn commit(&self, files: &[(&str, &str)]) -> String {
+        self.commit_at(FIRST_COMMIT_S, files)
+    }
+
+    /// Commits files at a time; the commit.
+    pub(crate) fn commit_at(&self, seconds: i64, files: &[(&str, &str)]) -> String {
         for (path, text) in files {
             write_file(&self.path.join(path), text);
         }
         self.git(["add", "-A"]);
-        self.git(["commit", "-q", "--allow-empty", "-m", "c"]);
+        self.git_at(seconds, ["commit", "-q", "--allow-empty", "-m", "c"]);
         self.head()
     }
 
     /// The newest commit.
-    pub(super) fn head(&self) -> String {
+    pub(crate) fn head(&self) -> String {
         self.git(["rev-parse", "HEAD"])
     }
 }

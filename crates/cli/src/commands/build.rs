@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use longshore_engine::{
     Annotation, BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, HistoryLimits, ModePolicy,
-    NetworkMode, OutputKind, OutputSpec, Resources,
+    NetworkMode, OutputKind, OutputSpec, Resources, SOURCE_DATE_EPOCH,
 };
 use longshore_oci::Reference;
 use serde_json::json;
@@ -177,11 +177,7 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
         spec::pairs_or_environment(&args.build_arg, "--build-arg", environment)?
             .into_iter()
             .collect();
-    if let Some(epoch) = environment("SOURCE_DATE_EPOCH") {
-        build_args
-            .entry("SOURCE_DATE_EPOCH".to_owned())
-            .or_insert(epoch);
-    }
+    set_epoch(args, &mut build_args)?;
     let mut named_contexts = BTreeMap::new();
     for text in &args.build_context {
         let (name, place) = spec::split_pair(text, "--build-context")?;
@@ -205,6 +201,7 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
             ContextModes::Host => ModePolicy::Host,
             ContextModes::Git => ModePolicy::Git,
         },
+        reproducible: args.reproducible,
         dockerfile,
         named_contexts,
         target: args.target.clone(),
@@ -265,6 +262,25 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
             bytes: units::parse_bytes(&args.history.history_bytes).context("--history-bytes")?,
         },
     })
+}
+
+/// The time of what is new comes from a build argument, else from the environment, unless the
+/// clock is asked for.
+fn set_epoch(args: &BuildArgs, build_args: &mut BTreeMap<String, String>) -> Result<()> {
+    let name = SOURCE_DATE_EPOCH.to_owned();
+    if !args.no_reproducible {
+        if let Some(epoch) = environment(SOURCE_DATE_EPOCH) {
+            build_args.entry(name).or_insert(epoch);
+        }
+        return Ok(());
+    }
+    match build_args.insert(name, String::new()) {
+        Some(given) if !given.is_empty() => Err(Usage(format!(
+            "--no-reproducible contradicts --build-arg {SOURCE_DATE_EPOCH}={given}"
+        ))
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 fn pairs(texts: &[String], flag: &str) -> Result<BTreeMap<String, String>> {

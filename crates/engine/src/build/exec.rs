@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use longshore_graph::{
     Exec, Mount, MountKind, NetworkMode, Resources, SecretMount, SecurityMode, SshMount, Ulimit,
 };
@@ -67,6 +69,8 @@ struct Root {
     layers: Vec<Arc<Layer>>,
     view: TreeView,
     active: ActiveSnapshot,
+    /// The second before it was made, by the file system's clock: what is later was made in it.
+    before: Timestamp,
 }
 
 /// Runs `op`; the trees of its outputs.
@@ -145,11 +149,17 @@ async fn prepare(
     let parents = store.directories(&layers).await?;
     let view = store.view(&layers).await?;
     let snapshots = Arc::clone(store.snapshots());
-    let active = spawn_blocking(move || snapshots.prepare(&parents)).await??;
+    let prepared = spawn_blocking(move || {
+        let active = snapshots.prepare(&parents)?;
+        let began = std::fs::metadata(active.upper_path())?.ctime();
+        Ok::<_, BoxError>((active, Timestamp::from_second(began - 1)?))
+    });
+    let (active, before) = prepared.await??;
     Ok(Root {
         layers,
         view,
         active,
+        before,
     })
 }
 
@@ -481,6 +491,7 @@ async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> 
         layers,
         view,
         mut active,
+        before,
     } = root;
     let store = Arc::clone(executor.layers());
     let lease = Arc::clone(&executor.lease);
@@ -494,7 +505,7 @@ async fn commit(executor: &BuildExecutor, root: Root) -> Result<Tree, BoxError> 
         // From now on the layer is its directory. Where an equal one is here already, that is
         // kept, and this one goes: so the changes, which name files in it, are forgotten.
         drop(changes);
-        let layer = store.indexed(index.clone());
+        let layer = store.indexed(index.clone(), before);
         let id = layer.key.snapshot_id();
         lease.add_layers([&layer.key.record_id()])?;
         let snapshot = store.snapshots().commit(active, &id)?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use longshore_graph::{ImageSource, LocalSource, Op, Selection, Source, Vertex, VertexId};
-use longshore_layers::context::{ModePolicy, OwnerPolicy, ScanOptions};
+use longshore_layers::context::{ModePolicy, OwnerPolicy, ScanOptions, TimePolicy};
 use longshore_oci::{Digest, Document, LayerId, Reference};
 use longshore_solver::{
     BoxError, ContentDigest, Executor, Origin, PathDigest, ResourceClass, StepContext,
@@ -32,6 +32,7 @@ pub(crate) struct LocalDirectory {
     pub(crate) path: PathBuf,
     pub(crate) ignore: Option<longshore_dockerfile::ignore::Matcher>,
     pub(crate) modes: ModePolicy,
+    pub(crate) times: TimePolicy,
     pub(crate) scanned: OnceCell<Arc<LocalTree>>,
 }
 
@@ -55,6 +56,9 @@ pub(crate) struct BuildExecutor {
     pub(crate) exported: HashMap<VertexId, Vec<EarlyExport>>,
     /// What is made and sent beside the steps that still run.
     pub(crate) early: EarlyExports,
+    /// The time of what is new, where the files of the context have the time of a commit,
+    /// seconds since 1970.
+    pub(crate) epoch_s: Option<i64>,
     /// Where the layers of this build's base images can be fetched: said by the images
     /// themselves, and so believed before what a record says.
     pub(crate) bases: Mutex<HashMap<LayerKey, Option<RemoteBlob>>>,
@@ -98,6 +102,7 @@ impl BuildExecutor {
             let options = ScanOptions {
                 owner: OwnerPolicy::Root,
                 modes: directory.modes,
+                times: directory.times,
             };
             let scanned =
                 spawn_blocking(move || LocalTree::scan(&path, ignore.as_ref(), &options, &cache))
@@ -410,6 +415,15 @@ impl Executor for BuildExecutor {
             Op::File(_) | Op::Diff => ResourceClass::Cpu,
             Op::Source(Source::Git(_) | Source::Http(_)) => ResourceClass::Network,
             Op::Source(_) | Op::Merge => ResourceClass::None,
+        }
+    }
+
+    fn key_extras(&self, vertex: &Vertex) -> Vec<(String, String)> {
+        match (&vertex.op, self.epoch_s) {
+            // Of each commit, copied files have another time. What a process makes gets its time
+            // when it is exported, so that another commit alone runs nothing again.
+            (Op::File(_), Some(epoch_s)) => vec![("epoch".to_owned(), epoch_s.to_string())],
+            _ => Vec::new(),
         }
     }
 }

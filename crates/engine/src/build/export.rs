@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use longshore_frontend::{Lowered, LoweredPlatform};
 use longshore_layers::{
     Change, Compression, Devices, DirectoryForm, DirectoryOptions, Entry, EntryPath, Kind,
-    Metadata, NoLowerLayers, Ownership, WriteOptions, changes_of_view, clamp_changes, materialise,
-    write_layer,
+    Metadata, NoLowerLayers, Ownership, TimeLimit, WriteOptions, changes_of_view, clamp_changes,
+    materialise, write_layer,
 };
 use longshore_oci::{Descriptor, Platform, Reference};
 use longshore_solver::{CacheKey, CacheRecord};
@@ -218,7 +218,7 @@ impl Exporter<'_> {
             Ok::<_, EngineError>(ImageLayer {
                 descriptor: blob.descriptor,
                 diff_id: blob.diff_id,
-                created: layer.created,
+                created: layer.created_at(form.epoch_s),
             })
         });
         let layers = futures_util::future::try_join_all(each).await?;
@@ -404,14 +404,14 @@ impl Exporter<'_> {
         result: &PlatformResult,
     ) -> Result<Vec<Change>, EngineError> {
         let store = self.engine.layers();
-        let view = store.view(&result.layers).await?;
-        let content = StoredContent::open(store, &result.layers).await?;
         let epoch_s = epoch_of(output, &result.lowered);
+        let view = store.view_at(&result.layers, epoch_s).await?;
+        let content = StoredContent::open(store, &result.layers).await?;
         spawn_blocking(move || {
             let mut changes =
                 changes_of_view(&view, &content).map_err(EngineError::layer("result"))?;
             if let Some(seconds) = epoch_s {
-                clamp_changes(&mut changes, at_second(seconds));
+                clamp_changes(&mut changes, TimeLimit::at(at_second(seconds)));
             }
             Ok(changes)
         })

@@ -10,7 +10,7 @@ use longshore_layers::copy::{
     self, CopyOptions, CopySource, LayerBuilder, MkdirOptions, MkfileOptions, ModeChange,
     RemoveOptions, TreeSource,
 };
-use longshore_layers::{Change, LayerIndex, TreeView};
+use longshore_layers::{LayerIndex, TreeView};
 use longshore_solver::{BoxError, StepContext};
 use tokio::task::spawn_blocking;
 
@@ -42,7 +42,8 @@ pub(crate) async fn run(
         Some(tree) => executor.as_layers(tree).await?,
         None => Vec::new(),
     };
-    let view = executor.layers().view(&below).await?;
+    let epoch_s = executor.epoch_s;
+    let view = executor.layers().view_at(&below, epoch_s).await?;
     let base_content = StoredContent::lazy(Arc::clone(executor.layers()), below.clone());
     let mut sources = Vec::with_capacity(inputs.len());
     for (at, input) in inputs.iter().enumerate() {
@@ -52,7 +53,8 @@ pub(crate) async fn run(
         });
     }
     let op = op.clone();
-    let (changes, index, notices) = spawn_blocking(move || {
+    let store = Arc::clone(executor.layers());
+    let (layer, notices) = spawn_blocking(move || {
         let mut builder = LayerBuilder::new(view, &base_content);
         for (at, action) in op.actions.iter().enumerate() {
             apply(&mut builder, &op, at, action, &sources)?;
@@ -60,24 +62,18 @@ pub(crate) async fn run(
         let notices: Vec<String> = builder.notices().iter().map(ToString::to_string).collect();
         let changes = builder.finish();
         let index = LayerIndex::of_changes(&changes)?;
-        Ok::<_, BoxError>((changes, index, notices))
+        if let Some(epoch_s) = epoch_s {
+            store.keep_dated_index(&index, epoch_s)?;
+        }
+        Ok::<_, BoxError>((store.made(index, changes), notices))
     })
     .await??;
     for notice in notices {
         ctx.warn(notice);
     }
-    Ok(on_top(executor.layers(), below, changes, index))
-}
-
-/// A new layer on others.
-pub(super) fn on_top(
-    store: &LayerStore,
-    mut below: Vec<Arc<Layer>>,
-    changes: Vec<Change>,
-    index: LayerIndex,
-) -> Tree {
-    below.push(store.made(index, changes));
-    Tree::Layers(below)
+    let mut layers = below;
+    layers.push(layer);
+    Ok(Tree::Layers(layers))
 }
 
 /// The tree that the operation changes.
@@ -130,7 +126,8 @@ async fn readable(executor: &BuildExecutor, tree: &Tree) -> Result<Readable, Box
     match tree {
         Tree::Local(local) => Ok(Readable::Local(Arc::clone(local))),
         Tree::Layers(layers) => {
-            let view = executor.layers().view(layers).await?;
+            // As the result will have it: what a step made at some time is of the epoch.
+            let view = executor.layers().view_at(layers, executor.epoch_s).await?;
             let content = StoredContent::open(executor.layers(), layers).await?;
             Ok(Readable::Layers { view, content })
         }

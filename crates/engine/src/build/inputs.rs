@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use longshore_dockerfile::ignore::Matcher;
 use longshore_frontend::{
     BuildOptions, ContextSource, ImageResolveMode, MainContext, NamedContext, NoCache,
 };
+use longshore_graph::Source;
+use longshore_layers::context::TimePolicy;
 use longshore_layers::{
     DecompressLimits, Decompressor, Devices, DirectoryForm, DirectoryOptions, NoLowerLayers,
     Ownership, TarLimits, unpack,
@@ -19,11 +24,15 @@ use tokio::task::spawn_blocking;
 use super::executor::LocalDirectory;
 use super::main_context::{Place, whole_git_url};
 use crate::context::ignore_patterns;
-use crate::remote::Remotes;
+use crate::remote::{Remotes, commit_time};
 use crate::{BuildRequest, ContextSpec, Engine, EngineError};
 
 /// The name of the main context among the client's directories.
 pub(super) const CONTEXT: &str = "context";
+
+/// When the commit of a context that is just that was made, seconds since 1970; found once,
+/// when it is first asked for.
+pub(super) type CommitTime = Shared<BoxFuture<'static, Option<i64>>>;
 
 /// What a build reads.
 #[derive(Debug)]
@@ -38,7 +47,7 @@ pub(super) struct Inputs {
     named: Vec<(String, NamedContext)>,
     ignore: Option<Matcher>,
     /// Holds what was unpacked; removed with the build.
-    _place: Place,
+    place: Place,
 }
 
 impl Inputs {
@@ -84,8 +93,39 @@ impl Inputs {
             main: place.source(),
             named,
             ignore,
-            _place: place,
+            place,
         })
+    }
+
+    /// When the context's commit was made, where it is a repository or a clean work tree.
+    pub(super) fn commit_time(&self, engine: &Engine, remotes: &Arc<Remotes>) -> CommitTime {
+        let (engine, remotes) = (engine.clone(), Arc::clone(remotes));
+        match &self.place {
+            Place::Git { source, .. } => {
+                let source = Source::Git(source.clone());
+                let time = async move { remotes.time_of(&source).await.ok().flatten() };
+                time.boxed().shared()
+            }
+            Place::Directory(path) => {
+                let path = path.clone();
+                let time = async move { commit_time(&engine, &path).await };
+                time.boxed().shared()
+            }
+            _ => std::future::ready(None).boxed().shared(),
+        }
+    }
+
+    /// Gives the files of a work tree the time of its commit: git keeps no other.
+    pub(super) fn date_work_tree(&mut self, seconds: i64) {
+        if !matches!(self.place, Place::Directory(_)) {
+            return;
+        }
+        if let Some(directory) = self.locals.get_mut(CONTEXT) {
+            directory.times = TimePolicy::At(longshore_layers::Timestamp {
+                seconds,
+                nanoseconds: 0,
+            });
+        }
     }
 
     /// The frontend's options for a request.
@@ -125,6 +165,7 @@ fn local(request: &BuildRequest, path: PathBuf, ignore: Option<Matcher>) -> Loca
         path,
         ignore,
         modes: request.context_modes,
+        times: TimePolicy::Host,
         scanned: OnceCell::new(),
     }
 }

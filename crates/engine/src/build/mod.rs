@@ -28,7 +28,9 @@ use std::time::Duration;
 
 use longshore_dockerfile::diagnostic::Diagnostic;
 use longshore_dockerfile::{Parsed, parse_bytes};
-use longshore_frontend::{BuildOptions, CheckReport, LowerError, Outline, Problem, Targets};
+use longshore_frontend::{
+    BuildOptions, CheckReport, LowerError, Lowered, Outline, Problem, Targets,
+};
 use longshore_graph::{Graph, Input, Op, VertexId};
 use longshore_oci::Descriptor;
 use longshore_solver::{CacheTiers, EventSink, Limits, SolveError, SolveRequest, Solver};
@@ -58,6 +60,13 @@ pub(crate) use exec::{extra_hosts, rlimit};
 pub(crate) const FLIGHTS: &str = "flights";
 /// How long what a build brought is kept for it, without a sign of life.
 const LEASE: Duration = Duration::from_secs(6 * 3600);
+
+/// The build argument that makes builds reproducible.
+pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// Said where a build cannot be as reproducible as it was asked to be.
+const NO_COMMIT_TIME: &str = "warning: the context is neither a repository nor a clean git work \
+    tree, and SOURCE_DATE_EPOCH is not set: new files have the clock's time";
 
 /// A Dockerfile that was read.
 #[derive(Clone, Debug)]
@@ -238,7 +247,7 @@ impl Engine {
             () = cancel.cancelled() => return Err(BuildError::Canceled),
         };
         let Prepared {
-            inputs,
+            mut inputs,
             options,
             dockerfile,
             resolver,
@@ -247,12 +256,28 @@ impl Engine {
             let errors = dockerfile.parsed.errors().cloned().collect();
             return Err(BuildError::Dockerfile { dockerfile, errors });
         }
+        // Looked up beside the images.
+        let commit_time = match request.reproducible {
+            true => tokio::spawn(resolver.commit_time.clone()),
+            false => tokio::spawn(std::future::ready(None)),
+        };
         let lowered = tokio::select! {
             lowered = longshore_frontend::lower(&dockerfile.parsed, &options, &resolver) => lowered,
             () = cancel.cancelled() => return Err(BuildError::Canceled),
         };
-        let lowered = lowered.map_err(|error| lower_error(&dockerfile, error))?;
+        let mut lowered = lowered.map_err(|error| lower_error(&dockerfile, error))?;
         export::check(request, &lowered)?;
+        let commit_time_s = tokio::select! {
+            time = commit_time => time.map_err(EngineError::from)?,
+            () = cancel.cancelled() => return Err(BuildError::Canceled),
+        };
+        let epoch_s = set_epoch(request, &mut lowered, commit_time_s);
+        if request.reproducible && epoch_s.is_none() {
+            progress.emit(ProgressEvent::Note(NO_COMMIT_TIME.to_owned()));
+        }
+        if let Some(seconds) = commit_time_s {
+            inputs.date_work_tree(seconds);
+        }
         let lease = Arc::clone(&resolver.lease);
         let images = Arc::clone(&resolver.found);
         let remotes = Arc::clone(&resolver.remotes);
@@ -261,6 +286,7 @@ impl Engine {
             engine: self.clone(),
             exported: early::exported_vertices(&lowered, request, &uploads),
             early: early::EarlyExports::default(),
+            epoch_s: commit_time_s.and(epoch_s),
             locals: inputs.locals,
             images,
             lease: Arc::clone(&lease),
@@ -368,6 +394,7 @@ impl Engine {
             engine: self.clone(),
             found: Arc::new(Mutex::new(HashMap::new())),
             lease,
+            commit_time: inputs.commit_time(self, &remotes),
             remotes,
             progress: Arc::clone(progress),
         };
@@ -440,6 +467,24 @@ fn lower_error(dockerfile: &Arc<Loaded>, error: LowerError) -> BuildError {
         dockerfile,
         error: Box::new(error),
     }
+}
+
+/// Takes the time of the context's commit for what is new, where `SOURCE_DATE_EPOCH` does not
+/// say; the time that it is.
+fn set_epoch(
+    request: &BuildRequest,
+    lowered: &mut Lowered,
+    commit_time_s: Option<i64>,
+) -> Option<i64> {
+    let mut platforms = lowered.platforms.iter();
+    let said = platforms.find_map(|platform| platform.epoch);
+    // Saying nothing in it is asking for the clock.
+    let is_open = !request.build_args.contains_key(SOURCE_DATE_EPOCH);
+    let epoch_s = said.or_else(|| commit_time_s.filter(|_| is_open));
+    for platform in &mut lowered.platforms {
+        platform.epoch = platform.epoch.or(epoch_s);
+    }
+    epoch_s
 }
 
 /// The vertices whose layers a vertex's result contains.

@@ -11,6 +11,7 @@ use longshore_oci::{Descriptor, Digest, Platform, Reference};
 use tokio::task::spawn_blocking;
 
 use super::executor::ResolvedSource;
+use super::inputs::{CONTEXT, CommitTime};
 use super::last_resolved;
 use crate::image::{ImageStore, PlatformImage, parse_config};
 use crate::progress::{ProgressEvent, ProgressSink};
@@ -25,6 +26,7 @@ pub(crate) struct Resolver {
     pub(crate) lease: Arc<longshore_content::Lease>,
     pub(crate) remotes: Arc<Remotes>,
     pub(crate) progress: Arc<dyn ProgressSink>,
+    pub(crate) commit_time: CommitTime,
 }
 
 impl Resolver {
@@ -195,6 +197,9 @@ impl ImageResolver for Resolver {
     }
 
     async fn source_time(&self, source: &Source) -> Result<Option<i64>, ResolveError> {
-        Ok(self.remotes.time_of(source).await?)
+        match source {
+            Source::Local(local) if local.name == CONTEXT => Ok(self.commit_time.clone().await),
+            source => Ok(self.remotes.time_of(source).await?),
+        }
     }
 }

@@ -167,6 +167,7 @@ impl Work<'_> {
             chain: &chain,
             lease: self.lease,
             progress: &**self.progress,
+            epoch_s: self.lowered.platforms.iter().find_map(|made| made.epoch),
         };
         for target in &self.request.cache_to {
             let Some(place) = &target.place else { continue };

@@ -339,7 +339,10 @@ impl LayerStore {
     ) -> Result<LayerBlob, EngineError> {
         let changes = match layer.changes() {
             Some(changes) => Arc::clone(changes),
-            None => Arc::new(self.changes_of_directory(layer).await?),
+            None => {
+                let index = self.index(layer).await?;
+                Arc::new(self.changes_of_directory(layer, index).await?)
+            }
         };
         let (store, layer) = (Arc::clone(self), Arc::clone(layer));
         tokio::task::spawn_blocking(move || {

@@ -1,4 +1,8 @@
-//! A layer's blob whose files are no later than an epoch (`SOURCE_DATE_EPOCH`).
+//! A layer's blob with the times of an epoch (`SOURCE_DATE_EPOCH`).
+//!
+//! What the layer's step made (its time is later than that of the layer) has the epoch, and
+//! nothing is later. So the blob depends on what the layer holds and on the epoch, whoever ran
+//! the step and when, and the step need not run again.
 //!
 //! Invariant: only times differ from the layer's other blobs, which a layer is not known by;
 //! so a dated blob is as good a representation as any. Which one belongs to a layer and an
@@ -8,10 +12,11 @@ use std::sync::Arc;
 
 use longshore_content::layers::LayerRecord;
 use longshore_layers::{
-    Change, TarLimits, Timestamp, WriteOptions, clamp_changes, clamp_tar, latest_time_of_tar,
-    write_layer,
+    Change, LayerIndex, TarLimits, TimeLimit, Timestamp, TreeView, WriteOptions, clamp_changes,
+    clamp_tar, latest_time_of_tar, write_layer,
 };
 use longshore_oci::{DiffId, Digest, LayerId};
+use longshore_snapshot::Snapshotter as _;
 
 use super::{Layer, LayerBlob, LayerKey, LayerStore};
 use crate::{EngineError, LayerCompression};
@@ -57,16 +62,16 @@ impl LayerStore {
             return Ok(blob.clone());
         }
         let (store, shared) = (Arc::clone(self), Arc::clone(layer));
-        let (found, stored) = tokio::task::spawn_blocking(move || {
+        let (found, from_files) = tokio::task::spawn_blocking(move || {
             let found = store.find_dated(&shared, wish, epoch_s)?;
-            Ok::<_, EngineError>((found, store.stored_blob(&shared)?))
+            Ok::<_, EngineError>((found, store.has_files(&shared)?))
         })
         .await??;
-        let from_files = layer.changes.is_some() || self.has_directory_only(layer)?;
-        let blob = match (found, stored) {
-            (Some(found), _) => found,
-            (None, None) if from_files => self.date_files(layer, wish, epoch_s).await?,
-            (None, _) => {
+        let blob = match found {
+            Some(found) => found,
+            // Rather than from a blob, which may have the times of another epoch.
+            None if from_files => self.date_files(layer, wish, epoch_s).await?,
+            None => {
                 let source = self.any_blob(layer).await?;
                 let (store, layer) = (Arc::clone(self), Arc::clone(layer));
                 tokio::task::spawn_blocking(move || store.date_blob(&layer, source, wish, epoch_s))
@@ -75,6 +80,11 @@ impl LayerStore {
         };
         dated.insert((epoch_s, wish), blob.clone());
         Ok(blob)
+    }
+
+    /// Whether the layer's files are here, with the times that they had.
+    fn has_files(&self, layer: &Layer) -> Result<bool, EngineError> {
+        Ok(layer.changes.is_some() || self.snapshots.get(&layer.key.snapshot_id())?.is_some())
     }
 
     fn find_dated(
@@ -99,18 +109,24 @@ impl LayerStore {
     ) -> Result<LayerBlob, EngineError> {
         let mut changes: Vec<Change> = match layer.changes() {
             Some(changes) => changes.to_vec(),
-            None => self.changes_of_directory(layer).await?,
+            None => {
+                let index = self.index_at(layer, Some(epoch_s)).await?;
+                self.changes_of_directory(layer, index).await?
+            }
         };
         let (store, layer) = (Arc::clone(self), Arc::clone(layer));
         tokio::task::spawn_blocking(move || {
-            clamp_changes(&mut changes, at(epoch_s));
+            clamp_changes(&mut changes, limit(&layer, epoch_s));
             let mut writer = store.root.blobs().writer()?;
             let summary = write_layer(changes, &WriteOptions::new(wish.codec()), &mut writer)
                 .map_err(EngineError::layer(layer.key.text()))?;
             let (digest, size_bytes) = writer.commit(Some(&summary.digest))?;
             let tar_bytes = summary.uncompressed_size;
-            // The only blob of the layer: what a later build finds it by.
-            let blob = store.keep(&layer, wish, summary.diff_id, tar_bytes, digest, size_bytes)?;
+            let blob = match store.stored_blob(&layer)?.is_none() {
+                // What a later build finds the layer by.
+                true => store.keep(&layer, wish, summary.diff_id, tar_bytes, digest, size_bytes)?,
+                false => store.keep_form(wish, summary.diff_id, digest, size_bytes)?,
+            };
             store.note_dated(&layer, epoch_s, &blob, tar_bytes)?;
             Ok(blob)
         })
@@ -126,7 +142,8 @@ impl LayerStore {
         epoch_s: i64,
     ) -> Result<LayerBlob, EngineError> {
         let (latest_s, diff_id) = self.latest_time(layer, source)?;
-        if latest_s <= epoch_s
+        let limit = limit(layer, epoch_s);
+        if limit.keeps_until(at(latest_s))
             && let Some(blob) = self.find_form(diff_id, Some(wish))?
         {
             self.note_dated(layer, epoch_s, &blob, 0)?;
@@ -136,7 +153,7 @@ impl LayerStore {
         let options = WriteOptions::new(wish.codec());
         let clamped = clamp_tar(
             self.open_archive(layer, &source)?,
-            at(epoch_s),
+            limit,
             TarLimits::LAYER,
             &options,
             writer,
@@ -169,9 +186,64 @@ impl LayerStore {
         let (latest, diff_id) = latest_time_of_tar(input, TarLimits::LAYER)
             .map_err(EngineError::layer(layer.key.text()))?;
         // As the stream has it: whole seconds, or later than the second that it says.
-        let seconds = latest.seconds + i64::from(latest.nanoseconds > 0);
+        let seconds = latest
+            .seconds
+            .saturating_add(i64::from(latest.nanoseconds > 0));
         kv.put(LATEST_TIMES, &diff_id.to_string(), &seconds.to_be_bytes())?;
         Ok((seconds, diff_id))
+    }
+
+    /// Keeps the index of a copy that was made for an epoch: an equal layer of another build
+    /// may be here, with other times.
+    pub(crate) fn keep_dated_index(
+        &self,
+        index: &LayerIndex,
+        epoch_s: i64,
+    ) -> Result<(), EngineError> {
+        let key = LayerKey::Made(index.layer_id());
+        let mut record = LayerRecord::new(dated_id(key, epoch_s));
+        record.index_blob = Some(self.put_index(index)?);
+        Ok(self.root.layers().put(&record)?)
+    }
+
+    /// What a stack of layers shows, with the times of `epoch_s` where there is one.
+    pub(crate) async fn view_at(
+        self: &Arc<Self>,
+        layers: &[Arc<Layer>],
+        epoch_s: Option<i64>,
+    ) -> Result<TreeView, EngineError> {
+        let indexes = layers.iter().map(|layer| self.index_at(layer, epoch_s));
+        let indexes = futures_util::future::try_join_all(indexes).await?;
+        Ok(TreeView::new(&indexes))
+    }
+
+    async fn index_at(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        epoch_s: Option<i64>,
+    ) -> Result<Arc<LayerIndex>, EngineError> {
+        let (Some(epoch_s), LayerKey::Made(_)) = (epoch_s, layer.key) else {
+            return self.index(layer).await;
+        };
+        let mut kept = None;
+        if layer.changes.is_none() {
+            let (store, id) = (Arc::clone(self), dated_id(layer.key, epoch_s));
+            kept = tokio::task::spawn_blocking(move || store.kept_index(&id)).await??;
+        }
+        let index = match kept {
+            Some(kept) => Arc::new(kept),
+            None => self.index(layer).await?,
+        };
+        let limit = limit(layer, epoch_s);
+        let entries = index.entries().iter().cloned().map(|mut entry| {
+            let mtime = &mut entry.entry.metadata.mtime;
+            *mtime = limit.apply(*mtime);
+            entry
+        });
+        let dated = LayerIndex::new(entries.collect());
+        Ok(Arc::new(
+            dated.map_err(EngineError::layer(layer.key.text()))?,
+        ))
     }
 
     fn note_dated(
@@ -186,6 +258,13 @@ impl LayerStore {
         record.blob = Some(blob.descriptor.digest);
         record.tar_bytes = tar_bytes;
         Ok(self.root.layers().put(&record)?)
+    }
+}
+
+fn limit(layer: &Layer, epoch_s: i64) -> TimeLimit {
+    TimeLimit {
+        latest: at(epoch_s),
+        made: at(layer.created.as_second().saturating_add(1)),
     }
 }
 

@@ -217,12 +217,12 @@ impl LayerStore {
         })
     }
 
-    /// The changes that the layer's directory holds, by name.
+    /// The changes that the layer's directory holds, by name, as `index` describes them.
     pub(super) async fn changes_of_directory(
         self: &Arc<Self>,
         layer: &Arc<Layer>,
+        index: Arc<LayerIndex>,
     ) -> Result<Vec<Change>, EngineError> {
-        let index = self.index(layer).await?;
         let (store, layer) = (Arc::clone(self), Arc::clone(layer));
         tokio::task::spawn_blocking(move || {
             let root = store.open_directory(&layer)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use longshore_content::StateRoot;
 use longshore_layers::{INDEX_BYTES_MAX, LayerIndex, TarLimits, TreeView, index_of_tar};
-use longshore_oci::Digest;
+use longshore_oci::{Digest, LayerId};
 
 use super::{Layer, LayerKey, LayerStore};
 use crate::EngineError;
@@ -18,7 +18,9 @@ impl LayerStore {
     ) -> Result<Arc<LayerIndex>, EngineError> {
         let index = layer.index.get_or_try_init(|| async {
             let (store, shared) = (Arc::clone(self), Arc::clone(layer));
-            let kept = tokio::task::spawn_blocking(move || store.kept_index(&shared)).await??;
+            let kept =
+                tokio::task::spawn_blocking(move || store.kept_index(&shared.key.record_id()))
+                    .await??;
             match kept {
                 Some(index) => Ok(Arc::new(index)),
                 None => self.make_index(layer).await,
@@ -38,8 +40,9 @@ impl LayerStore {
         Ok(TreeView::new(&indexes))
     }
 
-    fn kept_index(&self, layer: &Layer) -> Result<Option<LayerIndex>, EngineError> {
-        let Some(digest) = self.record(layer.key)?.and_then(|record| record.index_blob) else {
+    pub(super) fn kept_index(&self, id: &LayerId) -> Result<Option<LayerIndex>, EngineError> {
+        let record = self.root.layers().get(id)?;
+        let Some(digest) = record.and_then(|record| record.index_blob) else {
             return Ok(None);
         };
         let Some(bytes) = self
@@ -87,8 +90,12 @@ impl LayerStore {
 
     /// Stores an index beside the layer's record.
     pub(crate) fn keep_index(&self, layer: &Layer, index: &LayerIndex) -> Result<(), EngineError> {
-        let digest = put_cached(&self.root, &index.encode())?;
+        let digest = self.put_index(index)?;
         self.note(layer.key, |record| record.index_blob = Some(digest))
+    }
+
+    pub(super) fn put_index(&self, index: &LayerIndex) -> Result<Digest, EngineError> {
+        put_cached(&self.root, &index.encode())
     }
 }
 

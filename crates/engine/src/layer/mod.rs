@@ -128,7 +128,8 @@ impl RemoteBlob {
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) key: LayerKey,
-    /// When it was made; an image's layer takes its image's time.
+    /// When it was made, in whole seconds; of a process's layer the second before that began,
+    /// so that what is later was made by it. An image's layer takes its image's time.
     pub(crate) created: Timestamp,
     /// The named files, where a step of this process made the layer.
     changes: Option<Arc<Vec<Change>>>,
@@ -155,6 +156,14 @@ impl Layer {
             fetching: tokio::sync::Mutex::default(),
             blobs: tokio::sync::Mutex::default(),
             dated: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// When it was made, for an image with the times of an epoch, in seconds since 1970.
+    pub(crate) fn created_at(&self, epoch_s: Option<i64>) -> Timestamp {
+        match (self.key, epoch_s.map(Timestamp::from_second)) {
+            (LayerKey::Made(_), Some(Ok(epoch))) => epoch,
+            _ => self.created,
         }
     }
 

@@ -86,11 +86,12 @@ impl LayerStore {
         layer
     }
 
-    /// A layer whose directory is about to be kept, by its index.
-    pub(crate) fn indexed(&self, index: LayerIndex) -> Arc<Layer> {
+    /// A layer whose directory is about to be kept, by its index. What is later than `before`
+    /// was made by its step.
+    pub(crate) fn indexed(&self, index: LayerIndex, before: Timestamp) -> Arc<Layer> {
         let key = LayerKey::Made(index.layer_id());
         self.forget_promise(key);
-        let layer = self.recorded(key, this_second());
+        let layer = self.recorded(key, before);
         let _ = layer.index.set(Arc::new(index));
         layer
     }

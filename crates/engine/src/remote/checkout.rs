@@ -34,7 +34,7 @@ const FILES_MAX: u64 = longshore_layers::limits::ENTRIES_MAX as u64;
 /// The most bytes of a commit's files: as much as a layer may hold.
 const BYTES_MAX: u64 = 256 << 30;
 /// The latest time that a commit may claim: the end of the year 9999.
-const TIME_S_MAX: i64 = 253_402_300_799;
+pub(super) const TIME_S_MAX: i64 = 253_402_300_799;
 
 /// A commit's work tree.
 #[derive(Clone, Debug)]

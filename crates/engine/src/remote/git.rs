@@ -93,6 +93,10 @@ pub(super) struct Call<'a> {
     args: Vec<OsString>,
     pub(super) git_dir: Option<&'a Path>,
     pub(super) work_tree: Option<&'a Path>,
+    /// The index, where it is not the repository's own.
+    pub(super) index: Option<&'a Path>,
+    /// The objects, where they are not the repository's own.
+    pub(super) objects: Option<&'a Path>,
     pub(super) protocols: &'a str,
 }
 
@@ -104,6 +108,8 @@ impl<'a> Call<'a> {
             args: Vec::new(),
             git_dir: None,
             work_tree: None,
+            index: None,
+            objects: None,
             protocols: "",
         }
     }
@@ -130,10 +136,7 @@ impl Remotes {
         let tmp = self.engine.root().tmp_dir();
         let home = tempfile::Builder::new().prefix("git-").tempdir_in(tmp);
         let known_hosts = self.engine.cache_directory("git").join("known_hosts");
-        let mut settings: Vec<(String, String)> = SETTINGS
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
+        let mut settings = settings();
         settings.extend(self.authorization_setting(&source.remote).await?);
         Ok(Git {
             remote: source.remote.clone(),
@@ -188,6 +191,23 @@ impl Remotes {
 }
 
 impl Git {
+    /// `git` for a repository of this machine. What `excludes` lists is not looked at.
+    pub(super) fn of_this_machine(tmp: &Path, excludes: &Path) -> Result<Self, EngineError> {
+        let home = tempfile::Builder::new().prefix("git-").tempdir_in(tmp);
+        let mut settings = settings();
+        settings.push((
+            "core.excludesFile".to_owned(),
+            excludes.to_string_lossy().into_owned(),
+        ));
+        Ok(Self {
+            remote: String::new(),
+            settings,
+            ssh_command: "false".to_owned(),
+            ssh_agent: None,
+            home: home.map_err(EngineError::io("make a directory below", tmp))?,
+        })
+    }
+
     /// The protocols that the repository's own URL allows: never from HTTPS to anything less.
     pub(super) fn protocols(&self) -> &'static str {
         match self.remote.split_once("://").map(|(scheme, _)| scheme) {
@@ -278,6 +298,7 @@ impl Git {
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_ATTR_NOSYSTEM", "1")
             .env("GIT_NO_REPLACE_OBJECTS", "1")
+            .env("GIT_OPTIONAL_LOCKS", "0")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ALLOW_PROTOCOL", call.protocols)
             .env("GIT_SSH_COMMAND", &self.ssh_command)
@@ -293,7 +314,12 @@ impl Git {
             command.env(format!("GIT_CONFIG_KEY_{at}"), name);
             command.env(format!("GIT_CONFIG_VALUE_{at}"), value);
         }
-        let places = [("GIT_DIR", call.git_dir), ("GIT_WORK_TREE", call.work_tree)];
+        let places = [
+            ("GIT_DIR", call.git_dir),
+            ("GIT_WORK_TREE", call.work_tree),
+            ("GIT_INDEX_FILE", call.index),
+            ("GIT_OBJECT_DIRECTORY", call.objects),
+        ];
         for (name, path) in places {
             command.envs(path.map(|path| (name, path)));
         }
@@ -310,6 +336,11 @@ impl Git {
         let said = String::from_utf8_lossy(said).replace(&self.remote, &redacted(&self.remote));
         printable(&said)
     }
+}
+
+fn settings() -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    SETTINGS.iter().map(owned).collect()
 }
 
 /// Gives a stream's pieces away until it ends.

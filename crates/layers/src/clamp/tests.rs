@@ -73,7 +73,14 @@ fn clamped(blob: &[u8], seconds: i64) -> (ClampedLayer, Vec<u8>) {
     };
     let input = Decompressor::new(io::Cursor::new(blob), DecompressLimits::LAYER).unwrap();
     let options = WriteOptions::new(Compression::GZIP);
-    clamp_tar(input, latest, TarLimits::LAYER, &options, Vec::new()).unwrap()
+    clamp_tar(
+        input,
+        TimeLimit::at(latest),
+        TarLimits::LAYER,
+        &options,
+        Vec::new(),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -95,7 +102,7 @@ fn clamping_a_blob_gives_what_clamping_its_files_gives() {
         seconds: 1000,
         nanoseconds: 0,
     };
-    clamp_changes(&mut early, latest);
+    clamp_changes(&mut early, TimeLimit::at(latest));
     let (expected, expected_blob) = written(early);
     let (again, bytes) = clamped(&blob, 1000);
     assert_eq!(bytes, expected_blob);
@@ -128,6 +135,41 @@ fn a_truncated_stream_is_an_error() {
     write_layer(layer(), &options, &mut blob).unwrap();
     blob.truncate(100_000);
     let latest = Timestamp::default();
-    let failed = clamp_tar(&blob[..], latest, TarLimits::LAYER, &options, Vec::new());
+    let failed = clamp_tar(
+        &blob[..],
+        TimeLimit::at(latest),
+        TarLimits::LAYER,
+        &options,
+        Vec::new(),
+    );
     failed.unwrap_err();
+}
+
+#[test]
+fn what_a_step_made_has_the_latest_time_and_nothing_is_later() {
+    let at = |seconds| Timestamp {
+        seconds,
+        nanoseconds: 0,
+    };
+    let time = |seconds, made, latest| {
+        let limit = TimeLimit {
+            latest: at(latest),
+            made: at(made),
+        };
+        let given = limit.apply(at(seconds)).seconds;
+        assert!(!limit.keeps_until(at(seconds)) || given == seconds);
+        given
+    };
+    // The step ran at 100; the limit is before that.
+    assert_eq!([time(100, 100, 50), time(70, 100, 50)], [50, 50]);
+    assert_eq!([time(50, 100, 50), time(49, 100, 50)], [50, 49]);
+    // The limit is after the step ran: as if it had run then.
+    assert_eq!([time(100, 100, 500), time(101, 100, 500)], [500, 500]);
+    assert_eq!([time(99, 100, 500), time(0, 100, 500)], [99, 0]);
+    let limit = TimeLimit {
+        latest: at(500),
+        made: at(100),
+    };
+    assert!(limit.keeps_until(at(99)) && !limit.keeps_until(at(100)));
+    assert!(TimeLimit::at(at(5)).keeps_until(at(5)) && !TimeLimit::at(at(5)).keeps_until(at(6)));
 }

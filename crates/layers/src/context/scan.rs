@@ -21,7 +21,7 @@ use crate::context::tree::KnownHash;
 use crate::context::{ContextNode, ContextTree, Decision, PathFilter, StatCache, read_xattrs};
 use crate::fs_at::open_directory;
 use crate::limits::path_within_limits;
-use crate::{EntryPath, FileStamp, Kind, Metadata};
+use crate::{EntryPath, FileStamp, Kind, Metadata, Timestamp};
 
 /// More paths than any context has; a git repository of a stranger's must not exhaust
 /// memory.
@@ -40,6 +40,8 @@ pub struct ScanOptions {
     pub owner: OwnerPolicy,
     /// Which modes they have.
     pub modes: ModePolicy,
+    /// When they were modified.
+    pub times: TimePolicy,
 }
 
 /// Whose a context's files are.
@@ -59,6 +61,15 @@ pub enum ModePolicy {
     /// What git keeps: 0755 for directories and executable files, 0644 for others, so
     /// that the umask of who checked out does not matter.
     Git,
+}
+
+/// When a context's files were modified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimePolicy {
+    /// When the host says.
+    Host,
+    /// All at this time: git keeps none, and those of a checkout mean nothing.
+    At(Timestamp),
 }
 
 /// Something that a scan saw and did not take as it is.
@@ -381,7 +392,10 @@ impl<'a> Walk<'a> {
             mode: self.mode(stat),
             uid,
             gid,
-            mtime: mtime_of(stat),
+            mtime: match self.options.times {
+                TimePolicy::Host => mtime_of(stat),
+                TimePolicy::At(time) => time,
+            },
             ..Metadata::default()
         }
     }

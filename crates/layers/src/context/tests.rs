@@ -12,6 +12,7 @@ use crate::{ContentError, ContentHash, EntryPath, FileStamp, Kind};
 const AS_ROOT: ScanOptions = ScanOptions {
     owner: OwnerPolicy::Root,
     modes: ModePolicy::Host,
+    times: TimePolicy::Host,
 };
 
 fn path(text: &str) -> EntryPath {
@@ -85,6 +86,7 @@ fn owners_and_modes_are_seen_as_asked() {
     let host = ScanOptions {
         owner: OwnerPolicy::Host,
         modes: ModePolicy::Git,
+        times: TimePolicy::Host,
     };
     let tree = ContextTree::scan(dir.path(), &IncludeAll, &NoStatCache, &host).unwrap();
     let mode = |name: &str| tree.node(&path(name)).unwrap().metadata.mode;

@@ -21,7 +21,7 @@ use super::portable::{self, PortableBlob};
 use super::{CacheMode, CachePlace, CacheTarget, document};
 use crate::Engine;
 use crate::build::cache::StoredCache;
-use crate::layer::{BlobPlace, CachedForm, LayerKey};
+use crate::layer::{BlobForm, BlobPlace, CachedForm, Layer, LayerKey};
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::tree::{RecordedKey, RecordedLayer};
 
@@ -128,6 +128,8 @@ pub(crate) struct CacheExport<'a> {
     pub(crate) chain: &'a HashSet<VertexId>,
     pub(crate) lease: &'a longshore_content::Lease,
     pub(crate) progress: &'a dyn ProgressSink,
+    /// The time of what is new in a reproducible build: layers are sent as its image has them.
+    pub(crate) epoch_s: Option<i64>,
 }
 
 /// A record that is to stand under names.
@@ -144,6 +146,8 @@ struct Entry {
 #[derive(Clone)]
 struct Source {
     blob: PortableBlob,
+    /// What is later in the blob was made by the layer's step, seconds since 1970.
+    created_s: i64,
     /// A place that has the blob; the store has it where this is not the cache itself.
     place: Option<BlobPlace>,
 }
@@ -200,7 +204,7 @@ impl CacheExport<'_> {
         let made: Vec<(LayerId, Result<Option<Source>, BoxError>)> = stream::iter(layers)
             .map(|(id, layer)| {
                 let own = &own;
-                async move { (id, self.source(layer, target, own).await) }
+                async move { (id, self.source(&layer, target, own).await) }
             })
             .buffer_unordered(COMPRESSED_AT_ONCE)
             .collect()
@@ -219,7 +223,7 @@ impl CacheExport<'_> {
 
     async fn source(
         &self,
-        recorded: RecordedLayer,
+        recorded: &RecordedLayer,
         target: &CacheTarget,
         own: &BlobPlace,
     ) -> Result<Option<Source>, BoxError> {
@@ -234,22 +238,22 @@ impl CacheExport<'_> {
                     descriptor: remote.descriptor.clone(),
                     form,
                 },
+                created_s: recorded.created_s,
                 place: Some(remote.place.clone()),
             }));
         }
-        let created = Timestamp::from_second(recorded.created_s).unwrap_or(Timestamp::UNIX_EPOCH);
         let store = self.engine.layers();
-        let layer = store.recorded(LayerKey::from(recorded.key), created);
-        if let Some(remote) = remote.clone()
-            && layer.remote().is_none()
-        {
-            layer.set_remote(remote);
-        }
+        let layer = self.layer(recorded);
         // Of a copy that nothing needed as files or as a blob, an earlier build kept none.
         if !store.is_available(&layer)? {
             return Ok(None);
         }
-        let blob = store.blob(&layer, target.compression, false).await?;
+        let form = BlobForm {
+            compression: target.compression,
+            force: false,
+            epoch_s: self.epoch_s,
+        };
+        let blob = store.blob_as(&layer, form).await?;
         self.lease.add_blobs([&blob.descriptor.digest])?;
         Ok(Some(Source {
             blob: PortableBlob {
@@ -259,8 +263,24 @@ impl CacheExport<'_> {
                     compression: target.compression,
                 },
             },
+            // What has the very epoch was made by the step.
+            created_s: self
+                .epoch_s
+                .map_or(layer.created.as_second(), |epoch_s| epoch_s - 1),
             place: remote.map(|remote| remote.place),
         }))
+    }
+
+    fn layer(&self, recorded: &RecordedLayer) -> Arc<Layer> {
+        let created = Timestamp::from_second(recorded.created_s).unwrap_or(Timestamp::UNIX_EPOCH);
+        let key = LayerKey::from(recorded.key.clone());
+        let layer = self.engine.layers().recorded(key, created);
+        if let Some(remote) = recorded.remote.clone()
+            && layer.remote().is_none()
+        {
+            layer.set_remote(remote);
+        }
+        layer
     }
 
     /// The entries that the cache does not have just so, or not for certain with their blobs.
@@ -346,7 +366,10 @@ fn entries(
     plans: &Plans,
 ) -> Result<Vec<Entry>, BoxError> {
     let blob_of = |key: &RecordedKey| match key {
-        RecordedKey::Made(id) => Some(sources.get(id)?.blob.clone()),
+        RecordedKey::Made(id) => {
+            let source = sources.get(id)?;
+            Some((source.blob.clone(), source.created_s))
+        }
         RecordedKey::Image { .. } => None,
     };
     let mut entries = Vec::with_capacity(records.len());
@@ -369,11 +392,11 @@ fn entries(
 /// The blobs that a record needs, each once.
 fn blobs_of(
     record: &CacheRecord,
-    blob_of: &impl Fn(&RecordedKey) -> Option<PortableBlob>,
+    blob_of: &impl Fn(&RecordedKey) -> Option<(PortableBlob, i64)>,
 ) -> Result<Vec<Descriptor>, BoxError> {
     let mut blobs: Vec<Descriptor> = Vec::new();
     for layer in portable::layers_of(record)?.into_iter().flatten() {
-        if let Some(blob) = blob_of(&layer.key)
+        if let Some((blob, _)) = blob_of(&layer.key)
             && !blobs
                 .iter()
                 .any(|known| known.digest == blob.descriptor.digest)

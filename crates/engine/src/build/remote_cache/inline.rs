@@ -63,7 +63,8 @@ pub(crate) fn inline_records(
         let made = matches!(layer.key, LayerKey::Made(_));
         PortableLayer {
             key: layer.key.into(),
-            created_s: layer.created.as_second(),
+            // What has the very epoch of a dated blob was made by the step.
+            created_s: blob.created.as_second() - i64::from(blob.created != layer.created),
             blob: made.then(|| PortableBlob {
                 descriptor: blob.descriptor.clone(),
                 form,

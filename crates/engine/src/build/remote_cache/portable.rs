@@ -50,25 +50,25 @@ pub(super) fn layers_of(record: &CacheRecord) -> Result<Vec<Vec<RecordedLayer>>,
 }
 
 /// The record as other machines may have it; `blob_of` has the blobs of the layers that
-/// steps made. `None` where one of them has none.
+/// steps made, and the times of their steps. `None` where one of them has none.
 pub(super) fn export(
     record: &CacheRecord,
-    blob_of: impl Fn(&RecordedKey) -> Option<PortableBlob>,
+    blob_of: impl Fn(&RecordedKey) -> Option<(PortableBlob, i64)>,
 ) -> Result<Option<CacheRecord>, BoxError> {
     let mut portable = record.redacted();
     for (output, layers) in portable.outputs.iter_mut().zip(layers_of(record)?) {
         let mut named = Vec::with_capacity(layers.len());
         for layer in layers {
-            let blob = match &layer.key {
-                RecordedKey::Image { .. } => None,
+            let (blob, created_s) = match &layer.key {
+                RecordedKey::Image { .. } => (None, layer.created_s),
                 made @ RecordedKey::Made(_) => match blob_of(made) {
-                    Some(blob) => Some(blob),
+                    Some((blob, created_s)) => (Some(blob), created_s),
                     None => return Ok(None),
                 },
             };
             named.push(PortableLayer {
                 key: layer.key,
-                created_s: layer.created_s,
+                created_s,
                 blob,
             });
         }

@@ -8,7 +8,9 @@ use expect_test::{Expect, expect};
 use super::fixture::{Fixture, copy, render};
 use super::globs::Globs;
 use crate::TreeView;
-use crate::context::{ContextTree, IncludeAll, ModePolicy, NoStatCache, OwnerPolicy, ScanOptions};
+use crate::context::{
+    ContextTree, IncludeAll, ModePolicy, NoStatCache, OwnerPolicy, ScanOptions, TimePolicy,
+};
 use crate::copy::{CopyError, CopyOptions, LayerBuilder, NoContent, Owner};
 
 /// A tar stream from lines as in [`super::fixture`], names taken as they are.
@@ -413,6 +415,7 @@ fn archives_of_a_context_stay_where_they_are() {
     let options = ScanOptions {
         owner: OwnerPolicy::Root,
         modes: ModePolicy::Host,
+        times: TimePolicy::Host,
     };
     let context = ContextTree::scan(dir.path(), &IncludeAll, &NoStatCache, &options).unwrap();
     for name in ["plain.tar", "packed", "link"] {
