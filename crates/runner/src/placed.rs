@@ -32,6 +32,16 @@ use crate::rootpath::{Made, Missing, Root, set_times, times_of};
 pub(crate) struct Placed {
     scratch: Option<PathBuf>,
     swaps: Vec<Swap>,
+    /// In the order in which they were borrowed.
+    loans: Vec<Loan>,
+}
+
+/// Something that was moved into the scratch directory and belongs elsewhere.
+struct Loan {
+    lent: OwnedFd,
+    /// Where it is while it is not at its target.
+    at: PathBuf,
+    lender: PathBuf,
 }
 
 /// One thing at its target, and what stood there.
@@ -42,8 +52,7 @@ struct Swap {
     put: OwnedFd,
     /// Where what stood there waits.
     aside: PathBuf,
-    /// Where what was put there belongs, if it was lent.
-    lender: Option<PathBuf>,
+    is_lent: bool,
 }
 
 /// A thing to be put somewhere.
@@ -51,7 +60,7 @@ struct Item {
     target: String,
     is_directory: bool,
     at: PathBuf,
-    lender: Option<PathBuf>,
+    is_lent: bool,
 }
 
 impl Placed {
@@ -82,7 +91,7 @@ impl Placed {
         items.push(Item::made(shared, at, true));
         for (index, mount) in plan.mounts.iter().enumerate() {
             let at = scratch.join(format!("mount{index}"));
-            let item = make_item(&mount.target, &mount.source, at, fds)?;
+            let item = make_item(&mount.target, &mount.source, at, fds, &mut self.loans)?;
             items.retain(|other| other.target != item.target);
             items.push(item);
         }
@@ -116,15 +125,19 @@ impl Placed {
         let what = "put something at";
         let (parent, name) = parent_of(found.fd.as_fd()).doing_at(what, target)?;
         let put = open_path(CWD, item.at.as_os_str()).doing_at(what, target)?;
-        exchange(parent.as_fd(), &name, &item.at).doing_at(what, target)?;
+        let before = statat(&parent, ".", AtFlags::empty()).doing_at(what, target)?;
+        renameat_with(CWD, &item.at, &parent, &name, RenameFlags::EXCHANGE)
+            .doing_at(what, target)?;
+        // From here on it is known to be there, whatever fails.
+        let timed = set_times(parent.as_fd(), times_of(&before));
         self.swaps.push(Swap {
             parent,
             name,
             put,
             aside: item.at,
-            lender: item.lender,
+            is_lent: item.is_lent,
         });
-        Ok(())
+        timed.doing_at(what, target)
     }
 
     /// Everything as it was, but for what the process did to places themselves; what was lent goes
@@ -135,8 +148,31 @@ impl Placed {
             let undone = swap.undo();
             result = result.and(undone);
         }
-        let removed = self.scratch.map_or(Ok(()), fs::remove_dir_all);
-        result.and(removed)
+        let mut returned = Ok(());
+        // What was borrowed first may be where what was borrowed later belongs, and the other way
+        // round: the last one goes back first.
+        for loan in self.loans.into_iter().rev() {
+            let back = loan.give_back();
+            returned = returned.and(back);
+        }
+        // What could not be given back is there still.
+        let removed = match &returned {
+            Ok(()) => self.scratch.map_or(Ok(()), fs::remove_dir_all),
+            Err(_) => Ok(()),
+        };
+        result.and(returned).and(removed)
+    }
+}
+
+impl Loan {
+    /// Unless the process deleted it.
+    fn give_back(&self) -> io::Result<()> {
+        let (lent, flags) = (fstat(&self.lent)?, AtFlags::SYMLINK_NOFOLLOW);
+        if !statat(CWD, &self.at, flags).is_ok_and(|it| same(&it, &lent)) {
+            return Ok(());
+        }
+        let flags = RenameFlags::NOREPLACE;
+        Ok(renameat_with(CWD, &self.at, CWD, &self.lender, flags)?)
     }
 }
 
@@ -145,32 +181,21 @@ impl Swap {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let put = fstat(&self.put)?;
         match statat(&self.parent, &self.name, flags) {
-            Ok(now) if same(&now, &put) => {
-                exchange(self.parent.as_fd(), &self.name, &self.aside)?;
-            }
+            Ok(now) if same(&now, &put) => exchange(self.parent.as_fd(), &self.name, &self.aside),
             // The process put something else there, which stays.
-            Ok(_) => self.fetch(&put)?,
+            Ok(_) => self.fetch(&put),
             Err(Errno::NOENT | Errno::STALE) => {
                 self.fetch(&put)?;
                 self.put_back();
+                Ok(())
             }
-            Err(other) => return Err(other.into()),
-        }
-        match &self.lender {
-            Some(lender) if self.aside_is(&put) => Ok(renameat_with(
-                CWD,
-                &self.aside,
-                CWD,
-                lender,
-                RenameFlags::NOREPLACE,
-            )?),
-            _ => Ok(()),
+            Err(other) => Err(other.into()),
         }
     }
 
     /// Brings what was lent back, wherever the process moved it.
     fn fetch(&self, put: &Stat) -> io::Result<()> {
-        if self.lender.is_none() || put.st_nlink == 0 {
+        if !self.is_lent || put.st_nlink == 0 {
             return Ok(());
         }
         let path = path_of(self.put.as_fd())?;
@@ -191,10 +216,6 @@ impl Swap {
         // Whoever deleted the directory deleted what was in it.
         let _gone = renameat_with(CWD, from, &self.parent, &self.name, flags);
     }
-
-    fn aside_is(&self, put: &Stat) -> bool {
-        statat(CWD, &self.aside, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|it| same(&it, put))
-    }
 }
 
 impl Item {
@@ -203,7 +224,7 @@ impl Item {
             target: target.to_owned(),
             is_directory,
             at,
-            lender: None,
+            is_lent: false,
         }
     }
 }
@@ -213,6 +234,7 @@ fn make_item(
     source: &PlannedSource,
     at: PathBuf,
     fds: &mut [Option<OwnedFd>],
+    loans: &mut Vec<Loan>,
 ) -> Result<Item, Failure> {
     match source {
         PlannedSource::Tmpfs { mode, .. } => {
@@ -234,7 +256,13 @@ fn make_item(
             subpath,
             lent: true,
             ..
-        } => borrow(fds, *index, subpath.as_deref(), at, target),
+        } => {
+            let source = fds.get_mut(*index).and_then(Option::take);
+            let source = source
+                .ok_or(Errno::BADF)
+                .doing_at("borrow what is shown at", target)?;
+            borrow(&source, subpath.as_deref(), at, target, loans)
+        }
         PlannedSource::Bind { .. } => Err(Failure::Spec {
             field: "mounts".to_owned(),
             reason: format!(
@@ -247,25 +275,28 @@ fn make_item(
 
 /// Moves what is lent into the scratch directory.
 fn borrow(
-    fds: &mut [Option<OwnedFd>],
-    index: FdIndex,
+    source: &OwnedFd,
     subpath: Option<&str>,
     at: PathBuf,
     target: &str,
+    loans: &mut Vec<Loan>,
 ) -> Result<Item, Failure> {
     let what = "borrow what is shown at";
-    let source = fds.get_mut(index).and_then(Option::take);
-    let source = source.ok_or(Errno::BADF).doing_at(what, target)?;
     let found = Root(source.as_fd()).open(subpath.unwrap_or(".").as_bytes());
     let found = found.doing_at(what, target)?;
     let lender = path_of(found.fd.as_fd()).doing_at(what, target)?;
     let flags = RenameFlags::NOREPLACE;
     renameat_with(CWD, &lender, CWD, &at, flags).doing_at(what, target)?;
+    loans.push(Loan {
+        lent: found.fd,
+        at: at.clone(),
+        lender,
+    });
     Ok(Item {
         target: target.to_owned(),
         is_directory: found.kind == FileType::Directory,
         at,
-        lender: Some(lender),
+        is_lent: true,
     })
 }
 

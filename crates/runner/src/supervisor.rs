@@ -194,15 +194,25 @@ fn run_in_chroot(
 ) -> Result<Event, Failure> {
     let (Tree::Clone(index) | Tree::Move(index)) = plan.rootfs;
     let rootfs = take(&mut fds, index).doing("take the root file system")?;
-    let mut warnings = Vec::new();
-    let groups = Groups::new(
-        &Hierarchies::default(),
-        &run_name(),
-        &plan.limits,
-        &mut warnings,
-    );
-    let furniture = Furniture::put(rootfs.as_fd(), &plan, &mut fds)?;
     orphans::adopt()?;
+    let furniture = Furniture::put(rootfs.as_fd(), &plan, &mut fds)?;
+    // Whatever comes of it: what was put there is taken away again, and what was lent goes back.
+    let event = watch_in_chroot(channel, plan, fds, rootfs);
+    orphans::kill();
+    let removed = furniture
+        .remove()
+        .doing("take away what was put into the root file system");
+    event.and_then(|event| removed.map(|()| event))
+}
+
+fn watch_in_chroot(
+    channel: &Channel,
+    plan: Plan,
+    fds: Vec<Option<OwnedFd>>,
+    rootfs: OwnedFd,
+) -> Result<Event, Failure> {
+    let (none, mut warnings) = (Hierarchies::default(), Vec::new());
+    let groups = Groups::new(&none, &run_name(), &plan.limits, &mut warnings);
     let (notes, to_supervisor) = Channel::pair().doing("make a channel")?;
     let (cloned, _) = sys::clone_process(0, None).doing("start a process")?;
     let process = match cloned {
@@ -213,18 +223,13 @@ fn run_in_chroot(
         Cloned::Parent(process) => Process::of(process).doing("open the new process")?,
     };
     drop((to_supervisor, fds));
-    let event = Sandbox {
+    let sandbox = Sandbox {
         process,
         notes,
         groups,
         warnings,
-    }
-    .watch(channel, false);
-    orphans::kill();
-    furniture
-        .remove()
-        .doing("take away what was put into the root file system")?;
-    event
+    };
+    sandbox.watch(channel, false)
 }
 
 fn receive_request(channel: &Channel) -> io::Result<Requested> {

@@ -322,20 +322,53 @@ fn play_container(root: &Path) {
             let _absent = fs::remove_dir_all(root.join(left));
         }
     }
+    // A step that cannot begin gives back what it has borrowed by then, and so does one with two
+    // loans for one place, of which the later one is shown.
+    let other = root.with_file_name("other");
+    for directory in [&lent, &other] {
+        fs::create_dir_all(directory).unwrap();
+        fs::write(directory.join("before"), "kept").unwrap();
+    }
+    let of_other = |target: &str| Mount {
+        target: target.to_owned(),
+        source: MountSource::Bind {
+            source: BindSource::Loan(other.clone()),
+            subpath: None,
+            readonly: false,
+            recursive: false,
+        },
+    };
+    let of_machine = || Mount {
+        target: "/here".to_owned(),
+        source: MountSource::Bind {
+            source: BindSource::Path("/etc".into()),
+            subpath: None,
+            readonly: true,
+            recursive: true,
+        },
+    };
+    type Mounts<'a> = &'a dyn Fn() -> Vec<Mount>;
+    let cases: [(Mounts<'_>, bool); 3] = [
+        (&|| vec![loan("/srv/cache", None), of_machine()], true),
+        (
+            &|| vec![of_other("/srv/a"), loan("/etc/passwd", None)],
+            true,
+        ),
+        (&|| vec![loan("/srv/b", None), of_other("/srv/b")], false),
+    ];
+    for (mounts, fails) in cases {
+        let result = run(&|spec| spec.mounts = mounts(), "true");
+        assert_eq!(result.is_err(), fails, "{result:?}");
+        for directory in [&lent, &other] {
+            let kept = fs::read_to_string(directory.join("before"));
+            assert_eq!(kept.unwrap(), "kept", "{result:?}");
+        }
+    }
+    fs::remove_dir_all(&other).unwrap();
     fs::remove_dir_all(&lent).unwrap();
     let beside: Vec<_> = fs::read_dir(root.parent().unwrap()).unwrap().collect();
     assert_eq!(beside.len(), 1, "{beside:?}");
-    let of_the_machine = |spec: &mut ProcessSpec| {
-        spec.mounts = vec![Mount {
-            target: "/here".to_owned(),
-            source: MountSource::Bind {
-                source: BindSource::Path("/etc".into()),
-                subpath: None,
-                readonly: true,
-                recursive: true,
-            },
-        }];
-    };
+    let of_the_machine = |spec: &mut ProcessSpec| spec.mounts = vec![of_machine()];
     let refused = run(&of_the_machine, "true").unwrap_err();
     assert!(refused.to_string().contains("`/here`"), "{refused}");
     let without_network = |spec: &mut ProcessSpec| spec.network = Network::None;
