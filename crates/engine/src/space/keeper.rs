@@ -152,6 +152,7 @@ impl SpaceKeeper {
         let Room {
             used_bytes,
             keep_bytes,
+            ..
         } = measured.room;
         let enough = keep_bytes.max(used_bytes + keep_bytes / RETRY_SHARE);
         let limit = match measured.room.is_exceeded() {
@@ -172,7 +173,7 @@ impl SpaceKeeper {
                     room,
                     written_bytes,
                 });
-                if room.is_exceeded() {
+                if room.is_exceeded() && !room.is_made_elsewhere {
                     self.warn(&room);
                 }
             }

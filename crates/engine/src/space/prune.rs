@@ -150,7 +150,7 @@ impl Engine {
             });
         }
         let before = space.bytes();
-        let report = self.evict(&plan)?;
+        let report = self.evict(&plan, true)?;
         let mut pruned = pruned(report, items);
         pruned.bytes = before.saturating_sub(self.cache_space()?.bytes());
         Ok(pruned)

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use longshore_content::gc::{CacheItem, CacheUsage, Candidate};
-use longshore_content::{Directories, GcOptions, GcReport};
+use longshore_content::{ContentError, Directories, GcOptions, GcReport};
 use longshore_snapshot::{OverlaySnapshots, SnapshotError, Snapshotter as _};
 
 use super::{CacheKind, Disk, SpaceLimits, others};
@@ -44,10 +44,12 @@ impl CacheSpace {
 pub(crate) struct Room {
     pub(crate) used_bytes: u64,
     pub(crate) keep_bytes: u64,
+    /// Another process lets go of what it can right now.
+    pub(crate) is_made_elsewhere: bool,
 }
 
 impl Room {
-    /// There is more than there may be, and it cannot go now.
+    /// There is more than there may be.
     pub(crate) fn is_exceeded(&self) -> bool {
         self.used_bytes > self.keep_bytes
     }
@@ -80,16 +82,27 @@ impl Engine {
         })
     }
 
-    /// Lets go of what is worth least until the limits hold, or nothing more can go.
+    /// Lets go of what is worth least until the limits hold, or nothing more can go. A
+    /// collection that another process runs makes room already: it is not waited for.
     pub(crate) fn make_room(&self, limits: &SpaceLimits) -> Result<Room, EngineError> {
         let (mut room, _) = self.room(limits)?;
         if !room.is_exceeded() {
             return Ok(room);
         }
-        self.collect(&rubbish())?;
+        match self.shrink(limits, &mut room) {
+            Err(EngineError::Content(ContentError::CollectionRunning(_))) => Ok(Room {
+                is_made_elsewhere: true,
+                ..room
+            }),
+            shrunk => shrunk.map(|()| room),
+        }
+    }
+
+    fn shrink(&self, limits: &SpaceLimits, room: &mut Room) -> Result<(), EngineError> {
+        self.collect(&rubbish(false))?;
         for _ in 0..ROUNDS_MAX {
             let space;
-            (room, space) = self.room(limits)?;
+            (*room, space) = self.room(limits)?;
             if !room.is_exceeded() {
                 break;
             }
@@ -108,9 +121,9 @@ impl Engine {
                 items = plan.len(),
                 "the build cache is made smaller"
             );
-            self.evict(&plan)?;
+            self.evict(&plan, false)?;
         }
-        Ok(room)
+        Ok(())
     }
 
     fn room(&self, limits: &SpaceLimits) -> Result<(Room, CacheSpace), EngineError> {
@@ -120,12 +133,14 @@ impl Engine {
         let room = Room {
             used_bytes,
             keep_bytes,
+            is_made_elsewhere: false,
         };
         Ok((room, space))
     }
 
-    /// Lets go of what was chosen, as far as nobody needs it by now, and of what that leaves.
-    pub(super) fn evict(&self, plan: &[Candidate]) -> Result<GcReport, EngineError> {
+    /// Lets go of what was chosen, as far as nobody needs it by now, and of what that leaves;
+    /// `wait` for a collection that runs already.
+    pub(super) fn evict(&self, plan: &[Candidate], wait: bool) -> Result<GcReport, EngineError> {
         let mut keys = Vec::new();
         for candidate in plan {
             match &candidate.item {
@@ -141,7 +156,7 @@ impl Engine {
             }
         }
         self.root().cache_records().remove(&keys)?;
-        self.collect(&rubbish())
+        self.collect(&rubbish(wait))
     }
 
     /// Removes what nothing needs, layers with their directories.
@@ -159,10 +174,58 @@ impl Engine {
 }
 
 /// What no result, no name and no lease needs.
-fn rubbish() -> GcOptions {
+fn rubbish(wait: bool) -> GcOptions {
     GcOptions {
         unreferenced_layers: true,
-        wait: true,
+        wait,
         ..GcOptions::blobs_only(Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::space::Space;
+    use crate::{EngineOptions, LayerForm, SandboxOptions};
+
+    #[test]
+    fn room_that_another_process_makes_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::open(EngineOptions {
+            root: folder.path().to_owned(),
+            registry: longshore_registry_client::ClientOptions::anonymous(),
+            sandbox: SandboxOptions {
+                isolation: longshore_runner::Isolation::Chroot,
+                ..SandboxOptions::default()
+            },
+            layer_form: LayerForm::Directory,
+            space: SpaceLimits::default(),
+        })
+        .unwrap();
+        let mirror = engine.cache_directory("git").join("mirror");
+        fs::create_dir_all(&mirror).unwrap();
+        fs::write(mirror.join("pack"), vec![1; 1 << 20]).unwrap();
+        let limits = SpaceLimits {
+            reserved: Some(Space::Bytes(0)),
+            max_used: Some(Space::Bytes(1)),
+            min_free: Some(Space::Bytes(0)),
+        };
+
+        let lock = File::create(folder.path().join("gc.lock")).unwrap();
+        lock.lock().unwrap();
+        let (send, made) = mpsc::channel();
+        let other = engine.clone();
+        std::thread::spawn(move || send.send(other.make_room(&limits)));
+        let room = made.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
+        assert!(room.is_exceeded() && room.is_made_elsewhere, "{room:?}");
+        assert!(mirror.exists());
+
+        drop(lock);
+        let room = engine.make_room(&limits).unwrap();
+        assert!(!room.is_exceeded() && !room.is_made_elsewhere, "{room:?}");
+        assert!(!mirror.exists());
     }
 }
