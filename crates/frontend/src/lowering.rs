@@ -14,7 +14,7 @@ use longshore_dockerfile::span::Span;
 use longshore_dockerfile::suggest::nearest;
 use longshore_graph::{
     Copy, FileAction, FileActionKind, FileInput, FileOp, Input, LocalSource, Op, Source,
-    VertexMeta, redacted,
+    VertexMeta, redacted_url,
 };
 use longshore_oci::Platform;
 
@@ -236,7 +236,10 @@ impl<'a, 's> Lowering<'a, 's> {
             ContextSource::Git(source) => {
                 let mut source = source.clone();
                 source.keep_git_dir |= self.arguments.is_on("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-                let name = format!("[internal] load git source {}", redacted(&source.remote));
+                let name = format!(
+                    "[internal] load git source {}",
+                    redacted_url(&source.remote)
+                );
                 self.shared.graph.add_source(Source::Git(source), name)?
             }
             ContextSource::Http { source, archive } => {

@@ -38,7 +38,7 @@ pub use file::{
     Copy, FileAction, FileActionKind, FileInput, FileOp, Mkdir, Mkfile, ModeSpec, Owner, Principal,
     Remove,
 };
-pub use redact::redacted;
+pub use redact::{redacted, redacted_url};
 pub use selection::{PathSelector, Selection};
 pub use source::{GitSource, HttpSource, ImageSource, LocalSource, OciLayoutSource, Source};
 pub use vertex::{Graph, GraphError, Input, Op, Vertex, VertexId, VertexMeta};

@@ -5,20 +5,44 @@ const HIDDEN: &str = "xxxxx";
 
 /// A text in which no URL has a user name or a password: either may be a token. The login
 /// name of an `ssh` URL stays, and so does that of scp's form (`git@host:path`), which has
-/// no place for a password.
+/// no place for a password. What is one URL is for [`redacted_url`]: in a text, white space
+/// and `"` end a URL, which both can stand in a password.
 pub fn redacted(text: &str) -> String {
+    let is_end = |ch: char| is_authority_end(ch) || ch == '"' || ch.is_whitespace();
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + "://".len());
-        let is_end = |ch: char| matches!(ch, '/' | '?' | '#' | '"') || ch.is_whitespace();
-        let end = after.find(is_end).unwrap_or(after.len());
-        let (authority, behind) = after.split_at(end);
-        shown += before;
-        shown += &redacted_authority(authority, before.ends_with("ssh://"));
+    while let Some(behind) = show_authority(rest, is_end, &mut shown) {
         rest = behind;
     }
     shown + rest
+}
+
+/// As [`redacted`], of what is one URL as a whole, whatever its password has in it.
+pub fn redacted_url(url: &str) -> String {
+    let mut shown = String::with_capacity(url.len());
+    match show_authority(url, is_authority_end, &mut shown) {
+        // What is behind can hold further URLs, in a query.
+        Some(behind) => shown + &redacted(behind),
+        None => url.to_owned(),
+    }
+}
+
+/// RFC 3986 section 3.2.
+fn is_authority_end(ch: char) -> bool {
+    matches!(ch, '/' | '?' | '#')
+}
+
+/// Adds the text up to the end of the first authority, redacted; what is behind that.
+fn show_authority<'a>(
+    text: &'a str,
+    is_end: impl Fn(char) -> bool,
+    shown: &mut String,
+) -> Option<&'a str> {
+    let (before, after) = text.split_at(text.find("://")? + "://".len());
+    let (authority, behind) = after.split_at(after.find(is_end).unwrap_or(after.len()));
+    shown.push_str(before);
+    shown.push_str(&redacted_authority(authority, before.ends_with("ssh://")));
+    Some(behind)
 }
 
 fn redacted_authority(authority: &str, is_ssh: bool) -> String {
@@ -51,6 +75,24 @@ mod tests {
             ("://@", "://xxxxx@"),
         ] {
             assert_eq!(redacted(text), shown);
+            assert_eq!(redacted_url(text), shown);
+        }
+    }
+
+    #[test]
+    fn whatever_a_password_has_in_it_is_hidden() {
+        for (url, shown) in [
+            (r#"https://u:a"b@h/r.git"#, "https://xxxxx:xxxxx@h/r.git"),
+            ("https://u:a b@h/r.git", "https://xxxxx:xxxxx@h/r.git"),
+            (r#"https://to"ken@h"#, "https://xxxxx@h"),
+            (r#"ssh://u:a"b@h/r"#, "ssh://xxxxx:xxxxx@h/r"),
+            (
+                "https://h/?of=https://u:p@i",
+                "https://h/?of=https://xxxxx:xxxxx@i",
+            ),
+            ("git@h:a\"b@c", "git@h:a\"b@c"),
+        ] {
+            assert_eq!(redacted_url(url), shown);
         }
     }
 

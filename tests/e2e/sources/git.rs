@@ -283,7 +283,10 @@ fn the_git_directory_stays_where_it_is_asked_for() {
     let repository = Repository::with(folder.join("r"), &[("f", "one"), ("d/g", "")]);
     repository.git(["tag", "-a", "-m", "t", "v1"]);
     let web = smart_http(&folder, None);
-    let url = web.url("/r.git").replace("http://", "http://user:hidden@");
+    let url = web
+        .url("/r.git")
+        .replace("http://", "http://user:hid\\\"den@");
+    // A password may hold a quotation mark, which the Dockerfile's own syntax escapes.
     let out = sandbox.path("out");
     for (query, reference) in [("", "refs/heads/main"), ("#v1", "refs/tags/v1")] {
         let lines = format!("ADD --keep-git-dir=true {url}{query} /");
@@ -303,7 +306,7 @@ fn the_git_directory_stays_where_it_is_asked_for() {
         );
         let config = fs::read_to_string(out.join(".git/config")).unwrap();
         assert!(
-            config.contains("xxxxx:xxxxx@") && !config.contains("hidden"),
+            config.contains("xxxxx:xxxxx@") && !config.contains("hid"),
             "{config}"
         );
         for left_over in ["FETCH_HEAD", "objects/info/alternates", "logs", "hooks"] {

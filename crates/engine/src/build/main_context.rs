@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use longshore_dockerfile::TEXT_BYTES_MAX;
 use longshore_frontend::{ContextSource, git_source};
-use longshore_graph::{GitSource, HttpSource, redacted};
+use longshore_graph::{GitSource, HttpSource, redacted_url};
 use tokio::task::spawn_blocking;
 
 use super::inputs::{CONTEXT, not_a_main_context, unpack_archive};
@@ -148,7 +148,7 @@ impl Place {
             Self::HttpArchive { unpacked, .. } => from_unpacked(unpacked, name),
             Self::Git { root, .. } => beneath(root.as_fd(), name),
             Self::HttpText { source, text } => {
-                let name = redacted(&source.url);
+                let name = redacted_url(&source.url);
                 Ok(DockerfileText {
                     bytes: text.clone(),
                     name,
@@ -162,7 +162,7 @@ impl Place {
 /// The repository of a context. `github.com/…` is short for its URL.
 pub(super) fn git_context(url: &str) -> Result<GitSource, EngineError> {
     let url = whole_git_url(url);
-    let shown = redacted(&url);
+    let shown = redacted_url(&url);
     let source = git_source(&url).ok_or_else(|| {
         EngineError::Invalid(format!("context `{shown}` is not a git repository's URL"))
     })?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use longshore_graph::redacted;
+use longshore_graph::{redacted, redacted_url};
 use longshore_oci::{Descriptor, Digest};
 use longshore_solver::{CacheKey, HitKey, KeyFields, MissReason, Origin};
 use serde::{Deserialize, Serialize};
@@ -187,7 +187,7 @@ fn context_text(context: &ContextSpec) -> String {
     match context {
         ContextSpec::Empty => "none".to_owned(),
         ContextSpec::Directory(path) | ContextSpec::Archive(path) => path.display().to_string(),
-        ContextSpec::Git(text) | ContextSpec::Http(text) => redacted(text),
+        ContextSpec::Git(text) | ContextSpec::Http(text) => redacted_url(text),
         ContextSpec::Image(reference) => format!("docker-image://{}", reference.familiar()),
         ContextSpec::OciLayout(text) => format!("oci-layout://{text}"),
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use longshore_graph::{GitSource, redacted};
+use longshore_graph::{GitSource, redacted_url};
 use longshore_layers::{LayerIndex, TreeView, diff_upper};
 use longshore_snapshot::{ActiveSnapshot, Snapshotter as _};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
@@ -420,7 +420,7 @@ impl Work {
 
     async fn forget_password(&self, git: &Git, source: &GitSource) -> Result<(), EngineError> {
         let mut call = self.call("check out");
-        call.args(["config", "remote.origin.url", &redacted(&source.remote)]);
+        call.args(["config", "remote.origin.url", &redacted_url(&source.remote)]);
         Ok(git.run(call).await?)
     }
 

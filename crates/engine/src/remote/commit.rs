@@ -1,6 +1,6 @@
 //! Which commit a reference of a repository stands for.
 
-use longshore_graph::{GitSource, redacted};
+use longshore_graph::{GitSource, redacted_url};
 
 use super::git::Call;
 use super::{RemoteError, Remotes};
@@ -75,7 +75,7 @@ impl Remotes {
                 reference
             };
             EngineError::from(RemoteError::NoReference {
-                remote: redacted(&source.remote),
+                remote: redacted_url(&source.remote),
                 reference: reference.to_owned(),
             })
         })
@@ -112,8 +112,13 @@ impl Commit {
 /// from; `.git` has the names of reference and repository in it.
 pub(super) fn identity(source: &GitSource, commit: &Commit) -> String {
     let subdir = subdirectory(&source.subdir);
-    let git_dir = keeps_git_dir(source)
-        .then(|| (&commit.object, &commit.reference, redacted(&source.remote)));
+    let git_dir = keeps_git_dir(source).then(|| {
+        (
+            &commit.object,
+            &commit.reference,
+            redacted_url(&source.remote),
+        )
+    });
     format!(
         "git 1 {} {subdir:?} {} {git_dir:?}",
         commit.commit(),

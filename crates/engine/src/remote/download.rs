@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use longshore_content::{LocalWriter, StateRoot};
-use longshore_graph::redacted;
+use longshore_graph::redacted_url;
 use longshore_oci::{Algorithm, Digest, Digester};
 use longshore_registry_client::{TransportError, WebAnswer};
 use serde::{Deserialize, Serialize};
@@ -90,14 +90,14 @@ impl Remotes {
             return Ok(download);
         }
         Err(EngineError::from(RemoteError::Checksum {
-            url: redacted(url),
+            url: redacted_url(url),
             actual: Box::new(actual),
             expected: Box::new(*expected),
         }))
     }
 
     async fn fetch(&self, url: &str, watcher: Watcher<'_>) -> Result<Download, EngineError> {
-        let shown = redacted(url);
+        let shown = redacted_url(url);
         let target: Url = url.parse().map_err(|_| RemoteError::Web {
             url: shown.clone(),
             source: longshore_registry_client::WebError::Url,
@@ -188,7 +188,7 @@ impl Remotes {
         watcher: Watcher<'_>,
     ) -> Result<Stored, EngineError> {
         let too_large = || RemoteError::TooLarge {
-            url: redacted(url),
+            url: redacted_url(url),
             limit: DOWNLOAD_BYTES_MAX,
         };
         let (writer, validators) = match begun {
@@ -408,7 +408,7 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn new(url: &str, arrived: u64, total: Option<u64>, watcher: Watcher<'a>) -> Self {
         Self {
-            what: redacted(url),
+            what: redacted_url(url),
             bytes: arrived,
             told: arrived,
             total,

@@ -11,7 +11,7 @@ use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use longshore_graph::{GitSource, redacted};
+use longshore_graph::{GitSource, redacted_url};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
@@ -228,7 +228,7 @@ impl Git {
         let mut answer = Vec::new();
         let too_much = RemoteError::TooMuch {
             doing: call.doing,
-            remote: redacted(&self.remote),
+            remote: redacted_url(&self.remote),
             limit: ANSWER_BYTES_MAX,
         };
         let mut too_much = Some(too_much);
@@ -276,7 +276,7 @@ impl Git {
         }
         Err(RemoteError::Git {
             doing: call.doing,
-            remote: redacted(&self.remote),
+            remote: redacted_url(&self.remote),
             said: self.fit_to_show(&said),
         })
     }
@@ -333,7 +333,7 @@ impl Git {
 
     /// What `git` said, without the URL's password.
     fn fit_to_show(&self, said: &[u8]) -> String {
-        let said = String::from_utf8_lossy(said).replace(&self.remote, &redacted(&self.remote));
+        let said = String::from_utf8_lossy(said).replace(&self.remote, &redacted_url(&self.remote));
         printable(&said)
     }
 }
@@ -421,7 +421,7 @@ fn ssh_command(known_hosts: &Path) -> String {
 /// That a repository is fetched with a protocol that is known, and that nothing in its name
 /// can be taken for an option.
 fn check_remote(remote: &str) -> Result<(), RemoteError> {
-    let refuse = || RemoteError::Transport(redacted(remote));
+    let refuse = || RemoteError::Transport(redacted_url(remote));
     if remote.chars().any(char::is_control) {
         return Err(refuse());
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_dockerfile::TEXT_BYTES_MAX;
-use longshore_graph::{HttpSource, redacted};
+use longshore_graph::{HttpSource, redacted_url};
 use longshore_layers::{
     Change, DecompressLimits, Decompressor, Entry, EntryPath, FileContent, FileRange, Kind,
     LayerIndex, Metadata, StreamFormat, TarLimits, Timestamp, index_of_tar,
@@ -75,7 +75,7 @@ impl Remotes {
             None => self.download(&source.url, watcher).await?,
         };
         let change = file_of(source, path, &download);
-        let (store, url) = (Arc::clone(self.engine.layers()), redacted(&source.url));
+        let (store, url) = (Arc::clone(self.engine.layers()), redacted_url(&source.url));
         spawn_blocking(move || {
             let changes = vec![change];
             let index = LayerIndex::of_changes(&changes).map_err(EngineError::layer(url))?;
@@ -94,7 +94,7 @@ impl Remotes {
             owner: None,
         };
         let download = self.download(url, None).await?;
-        let shown = redacted(url);
+        let shown = redacted_url(url);
         let file = Arc::clone(&download.file);
         let (start, size) = (
             spawn_blocking(move || start_of(&file)).await?,
@@ -131,7 +131,7 @@ impl Remotes {
         }
         let (path, url) = (
             self.engine.root().blobs().blob_path(&download.digest),
-            redacted(&source.url),
+            redacted_url(&source.url),
         );
         spawn_blocking(move || {
             let file = File::open(&path).map_err(EngineError::io("open", &path))?;
@@ -158,7 +158,7 @@ fn file_path(source: &HttpSource) -> Result<EntryPath, RemoteError> {
         .ok()
         .filter(|path| is_name && !path.is_root());
     path.ok_or_else(|| RemoteError::FileName {
-        url: redacted(&source.url),
+        url: redacted_url(&source.url),
         name: name.to_owned(),
     })
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use longshore_graph::{GitSource, redacted};
+use longshore_graph::{GitSource, redacted_url};
 use tokio::task::spawn_blocking;
 
 use super::commit::Commit;
@@ -101,7 +101,7 @@ impl Mirror {
         commit: &Commit,
     ) -> Result<(), EngineError> {
         tracing::warn!(
-            remote = redacted(&source.remote),
+            remote = redacted_url(&source.remote),
             "the mirror is fetched again"
         );
         let fresh = self.path.with_extension("new");
@@ -184,7 +184,7 @@ async fn fetch(
     };
     Err(EngineError::from(RemoteError::Git {
         doing: "fetch",
-        remote: redacted(&source.remote),
+        remote: redacted_url(&source.remote),
         said,
     }))
 }

@@ -7,7 +7,7 @@ use longshore_dockerfile::quote::quote;
 use longshore_dockerfile::span::{Span, Spanned};
 use longshore_graph::{
     Copy, FileAction, FileActionKind, FileInput, FileOp, HttpSource, Input, Mkfile, ModeSpec, Op,
-    Owner, Source, VertexMeta, redacted,
+    Owner, Source, VertexMeta, redacted, redacted_url,
 };
 
 use super::input_place;
@@ -531,7 +531,7 @@ impl Request {
         }
         for source in &self.sources {
             words.push(match source {
-                RequestSource::Path(path, _) => redacted(path),
+                RequestSource::Path(path, _) => redacted_url(path),
                 RequestSource::File { name, .. } => format!("<<{name}"),
             });
         }
