@@ -316,6 +316,17 @@ fn a_download_that_breaks_goes_on_where_it_ended() {
 }
 
 #[test]
+fn a_rest_that_ends_before_the_size_its_host_told_is_not_the_whole() {
+    let (asked, text) = broken_once("\"one\"", |content| Answer {
+        cut: true,
+        lengthless: true,
+        ..second_half(content).with("ETag", "\"one\"")
+    });
+    assert_eq!((asked.len(), text.as_str()), (3, "from the start"));
+    assert_eq!(asked[2].headers["range"], "bytes=196608-");
+}
+
+#[test]
 fn only_the_rest_of_the_same_content_is_gone_on_with() {
     // The content has changed meanwhile.
     let (asked, text) = broken_once("\"one\"", |_| Answer::file("new").with("ETag", "\"two\""));

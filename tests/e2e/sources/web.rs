@@ -25,6 +25,8 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
     /// End the connection after half of the body.
     pub(super) cut: bool,
+    /// Do not say how long the body is: it ends with the connection.
+    pub(super) lengthless: bool,
 }
 
 impl Answer {
@@ -35,6 +37,7 @@ impl Answer {
             headers: Vec::new(),
             body: body.into(),
             cut: false,
+            lengthless: false,
         }
     }
 
@@ -131,12 +134,13 @@ fn answer(mut stream: TcpStream, asked: &Mutex<Vec<Request>>, handler: &Mutex<Ar
         headers,
         body,
         cut,
+        lengthless,
     } = handler(&request);
     let mut head = format!("HTTP/1.1 {status} x\r\nConnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    if status != 304 {
+    if status != 304 && !lengthless {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     head.push_str("\r\n");

@@ -123,7 +123,7 @@ impl Remotes {
             if let Some((_, download)) = known.take_if(|known| !asked_for_rest && is_still(known)) {
                 return Ok(download);
             }
-            begun = begun.filter(|begun| begun.goes_on_with(&answer));
+            begun = begun.and_then(|begun| begun.going_on_with(&answer));
             match answer.status() {
                 206 if begun.is_some() => {}
                 // Not the rest that was asked for: the whole is asked for again.
@@ -191,13 +191,11 @@ impl Remotes {
             url: redacted_url(url),
             limit: DOWNLOAD_BYTES_MAX,
         };
-        let (writer, validators) = match begun {
-            Some(begun) => (Some(begun.writer), begun.validators),
-            None => (None, Validators::of(&answer)),
+        let (writer, validators, total) = match begun {
+            Some(begun) => (Some(begun.writer), begun.validators, begun.whole_bytes),
+            None => (None, Validators::of(&answer), answer.content_length()),
         };
         let arrived = writer.as_ref().map_or(0, LocalWriter::size_bytes);
-        let total = answer.content_length();
-        let total = total.map(|rest| arrived.saturating_add(rest));
         if total.is_some_and(|total| total > DOWNLOAD_BYTES_MAX) {
             return Err(too_large().into());
         }
@@ -238,7 +236,13 @@ impl Remotes {
         }
         drop(pieces);
         let writer = written.await??;
-        let partial = Partial { writer, validators };
+        let partial = Partial {
+            writer,
+            validators,
+            whole_bytes: total,
+        };
+        // Without a length of its own, an answer ends wherever the connection does.
+        let broke = broke.or_else(|| (!partial.is_whole()).then(TransportError::closed_early));
         if let Some(source) = broke {
             let partial = Box::new(partial);
             return Ok(Stored::Broken { source, partial });
@@ -265,7 +269,9 @@ fn commit(
     whole: Partial,
     key: longshore_content::cache_records::Key,
 ) -> Result<Download, EngineError> {
-    let Partial { writer, validators } = whole;
+    let Partial {
+        writer, validators, ..
+    } = whole;
     let (digest, _) = writer.commit(None)?;
     let record = Record {
         digest,

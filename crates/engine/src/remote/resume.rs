@@ -1,7 +1,8 @@
 //! Downloads whose connection broke: what arrived, and whether an answer is the rest of it.
 //!
 //! Invariant: bytes of two answers make one file only where both have the same strong tag,
-//! which says that they are of the same bytes (RFC 9110 section 8.8.1).
+//! which says that they are of the same bytes (RFC 9110 section 8.8.1), and a file is whole
+//! only where it has the size that the host told.
 
 use longshore_content::LocalWriter;
 use longshore_registry_client::WebAnswer;
@@ -18,6 +19,8 @@ pub(super) struct Partial {
     pub(super) writer: LocalWriter,
     /// Of the first answer: that to a range need not repeat them.
     pub(super) validators: Validators,
+    /// The size of all of it, where the host has said so.
+    pub(super) whole_bytes: Option<u64>,
 }
 
 impl Partial {
@@ -30,9 +33,18 @@ impl Partial {
         self.writer.size_bytes()
     }
 
+    /// Whether it has the size that the host told, if it told one.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole_bytes
+            .is_none_or(|whole| self.size_bytes() == whole)
+    }
+
     /// Whether the rest alone can be asked for.
     pub(super) fn can_go_on(&self) -> bool {
-        self.size_bytes() > 0 && self.tag().is_some()
+        let is_rest_left = self
+            .whole_bytes
+            .is_none_or(|whole| self.size_bytes() < whole);
+        self.size_bytes() > 0 && is_rest_left && self.tag().is_some()
     }
 
     /// The headers that ask for the rest, or for the whole where it has changed
@@ -43,26 +55,28 @@ impl Partial {
         std::iter::once(range).chain(tag).collect()
     }
 
-    /// Whether an answer to them is the rest.
-    pub(super) fn goes_on_with(&self, answer: &WebAnswer) -> bool {
+    /// What goes on with an answer to them, where that is the rest.
+    pub(super) fn going_on_with(self, answer: &WebAnswer) -> Option<Self> {
         let range = answer.header("content-range").unwrap_or_default();
-        answer.status() == 206
-            && begins_at(range, self.size_bytes())
+        let whole = rest_of(range, self.size_bytes())?;
+        let is_rest = answer.status() == 206
+            && self.whole_bytes.is_none_or(|told| told == whole)
             && self.tag().is_some()
-            && answer.header("etag").map(str::trim) == self.tag()
+            && answer.header("etag").map(str::trim) == self.tag();
+        is_rest.then_some(Self {
+            whole_bytes: Some(whole),
+            ..self
+        })
     }
 }
 
-/// Whether a `Content-Range` is one that begins at `offset` and goes to the end.
-fn begins_at(range: &str, offset: u64) -> bool {
-    let parts = || {
-        let (range, whole) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
-        let (first, last) = range.split_once('-')?;
-        let whole: u64 = whole.parse().ok()?;
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        Some(first == offset && last.checked_add(1)? == whole)
-    };
-    parts().unwrap_or(false)
+/// The size of the whole, of a `Content-Range` that begins at `offset` and goes to the end.
+fn rest_of(range: &str, offset: u64) -> Option<u64> {
+    let (range, whole) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let whole: u64 = whole.parse().ok()?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    (first == offset && last.checked_add(1)? == whole).then_some(whole)
 }
 
 /// How often a download broke off since it last got further.
@@ -90,16 +104,16 @@ mod tests {
 
     #[test]
     fn only_the_whole_rest_is_the_rest() {
-        for (range, is_rest) in [
-            ("bytes 5-9/10", true),
-            ("bytes 5-8/10", false),
-            ("bytes 4-9/10", false),
-            ("bytes 5-9/*", false),
-            ("bytes 5-18446744073709551615/0", false),
-            ("5-9/10", false),
-            ("", false),
+        for (range, whole) in [
+            ("bytes 5-9/10", Some(10)),
+            ("bytes 5-8/10", None),
+            ("bytes 4-9/10", None),
+            ("bytes 5-9/*", None),
+            ("bytes 5-18446744073709551615/0", None),
+            ("5-9/10", None),
+            ("", None),
         ] {
-            assert_eq!(begins_at(range, 5), is_rest, "{range}");
+            assert_eq!(rest_of(range, 5), whole, "{range}");
         }
     }
 

@@ -43,7 +43,8 @@ impl TransportError {
         }
     }
 
-    pub(crate) fn closed_early() -> Self {
+    /// The connection was closed where more was to come.
+    pub fn closed_early() -> Self {
         Self {
             kind: TransportFailure::Closed,
             connecting: false,
