@@ -12,6 +12,13 @@ use crate::seccomp::{
     named_rules,
 };
 
+/// A power of two that is larger than all of [`ADDRESS_FAMILIES_REFUSED`]: from there on, a bit that is
+/// set is enough to be none of them.
+const ADDRESS_FAMILIES: u32 = 64;
+/// What the kernel looks at of an argument that is an `int`; libseccomp compares all 64 bits, and can
+/// leave some out only in comparing for equality.
+const INT: u64 = 0xffff_ffff;
+
 /// `None` where the table of system calls does not know the machine's architecture.
 pub(super) fn seccomp(capabilities: CapabilitySet) -> Result<Option<LinuxSeccomp>, OciSpecError> {
     let Some(family) = Family::native() else {
@@ -52,14 +59,13 @@ type Condition = (LinuxSeccompOperator, u64, u64);
 fn conditions(rule: Rule) -> Vec<Condition> {
     match rule {
         Rule::Socket => {
-            let [low, high] = ADDRESS_FAMILIES_REFUSED.map(u64::from);
-            let between = low + 1..high;
-            let mut conditions = vec![
-                (LinuxSeccompOperator::ScmpCmpLt, low, 0),
-                (LinuxSeccompOperator::ScmpCmpGt, high, 0),
-            ];
-            conditions.extend(between.map(|it| (LinuxSeccompOperator::ScmpCmpEq, it, 0)));
-            conditions
+            let small = (0..ADDRESS_FAMILIES)
+                .filter(|it| !ADDRESS_FAMILIES_REFUSED.contains(it))
+                .map(|it| (LinuxSeccompOperator::ScmpCmpMaskedEq, INT, u64::from(it)));
+            let large = (ADDRESS_FAMILIES.trailing_zeros()..u32::BITS)
+                .map(|bit| 1 << bit)
+                .map(|it| (LinuxSeccompOperator::ScmpCmpMaskedEq, it, it));
+            small.chain(large).collect()
         }
         Rule::Personality => {
             let values = PERSONALITIES.map(u64::from);
@@ -98,4 +104,40 @@ fn unknown(name: &str) -> Result<LinuxSyscall, OciSpecError> {
         .action(LinuxSeccompAction::ScmpActErrno)
         .errno_ret(libc::ENOSYS.unsigned_abs())
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As libseccomp compares.
+    fn holds((operator, value, masked): Condition, argument: u64) -> bool {
+        match operator {
+            LinuxSeccompOperator::ScmpCmpLt => argument < value,
+            LinuxSeccompOperator::ScmpCmpGt => argument > value,
+            LinuxSeccompOperator::ScmpCmpEq => argument == value,
+            LinuxSeccompOperator::ScmpCmpMaskedEq => argument & value == masked,
+            other => panic!("not used: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn address_families_are_compared_as_the_kernel_does() {
+        for (name, argument, expected) in [
+            ("AF_UNIX", 1, true),
+            ("AF_NFC", 39, true),
+            ("AF_MCTP, the last", 45, true),
+            ("one that is not there", 0x66, true),
+            ("none", 0xffff_ffff, true),
+            ("AF_ALG", 38, false),
+            ("AF_VSOCK", 40, false),
+            ("AF_UNIX with high bits", 0x1_0000_0001, true),
+            ("AF_ALG with high bits", 0x1_0000_0026, false),
+            ("AF_VSOCK with high bits", 0xffff_ffff_0000_0028, false),
+        ] {
+            let mut conditions = conditions(Rule::Socket).into_iter();
+            let allowed = conditions.any(|it| holds(it, argument));
+            assert_eq!(allowed, expected, "{name}");
+        }
+    }
 }
