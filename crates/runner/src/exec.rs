@@ -22,11 +22,20 @@ pub(crate) fn execute(args: &[String], env: &[String]) -> Failure {
     }
 }
 
-/// Executes a file, with any name as the first argument. Returns only if that is not possible.
-pub(crate) fn execute_file(file: &str, args: &[String], env: &[String]) -> Failure {
-    match try_execute_file(file, args, env) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
+/// Executes a program that is not the command but makes its surroundings, with any name as the first
+/// argument. Returns only if that is not possible, which is no fault of the command's.
+pub(crate) fn execute_tool(file: &str, args: &[String], env: &[String], action: &str) -> Failure {
+    let error = match replace(file, args, env) {
+        Ok(error) => error,
+        Err(failure) => return failure,
+    };
+    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    let interpreter = (errno == libc::ENOENT).then(|| interpreter_of(file));
+    Failure::Setup {
+        action: action.to_owned(),
+        path: args.first().map(Into::into),
+        hint: (interpreter.flatten()).map(|it| format!("its interpreter is `{it}`")),
+        errno,
     }
 }
 
@@ -42,6 +51,12 @@ fn try_execute_file(
     env: &[String],
 ) -> Result<std::convert::Infallible, Failure> {
     let command = args.first().map_or("", String::as_str);
+    let error = replace(program, args, env)?;
+    Err(explain(command, program, &error))
+}
+
+/// Why the program did not take this process's place.
+fn replace(program: &str, args: &[String], env: &[String]) -> Result<io::Error, Failure> {
     let strings = |list: &[String]| -> Result<Vec<CString>, Failure> {
         let strings = list.iter().map(|it| CString::new(it.as_str()));
         strings
@@ -52,8 +67,7 @@ fn try_execute_file(
             })
     };
     let path = strings(&[program.to_owned()])?;
-    let error = sys::execve(&path[0], &strings(args)?, &strings(env)?);
-    Err(explain(command, program, &error))
+    Ok(sys::execve(&path[0], &strings(args)?, &strings(env)?))
 }
 
 fn path_of(env: &[String]) -> &str {

@@ -17,7 +17,7 @@ use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, stat};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Signal, set_parent_process_death_signal, setsid, umask};
 use serde::Deserialize;
@@ -228,8 +228,21 @@ fn build(
     ]
     .map(str::to_owned);
     let env = [format!("PATH={}", crate::spec::PATH_DEFAULT)];
-    let program = format!("/proc/self/fd/{}", program.as_raw_fd());
-    Err(exec::execute_file(&program, &arguments, &env))
+    let program = path_of(runtime, &program).doing_at("look at", runtime)?;
+    let action = "run the OCI runtime";
+    Err(exec::execute_tool(&program, &arguments, &env, action))
+}
+
+/// A script's interpreter opens it by its path, when the descriptor is closed already; but what is
+/// mounted here may hide the path.
+fn path_of(runtime: &str, program: &OwnedFd) -> io::Result<String> {
+    let opened = fstat(program)?;
+    let is_seen =
+        stat(runtime).is_ok_and(|it| (it.st_dev, it.st_ino) == (opened.st_dev, opened.st_ino));
+    Ok(match is_seen {
+        true => runtime.to_owned(),
+        false => format!("/proc/self/fd/{}", program.as_raw_fd()),
+    })
 }
 
 /// A runtime in the foreground makes a terminal in the container and copies between that and ours.

@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use longshore_runner::{
@@ -152,6 +153,21 @@ fn privileged_runc_gets_a_terminal() {
 }
 
 #[test]
+fn privileged_a_script_around_a_runtime_is_one() {
+    if runner().is_none() {
+        return;
+    }
+    let image = Image::new();
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("runtime");
+    std::fs::write(&script, format!("#!/bin/sh\nexec {RUNC} \"$@\"\n")).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let runner = OciRunner::new(support::new_runner(), &script).unwrap();
+    let outcome = support::run_by(&runner, image.spec("echo shown"), &Cancel::new().unwrap());
+    assert_eq!(outcome.ok(), "shown\n");
+}
+
+#[test]
 fn privileged_what_a_runtime_cannot_is_said() {
     let Some(runc) = runner() else { return };
     let image = Image::new();
@@ -164,6 +180,14 @@ fn privileged_what_a_runtime_cannot_is_said() {
         let said = error.to_string();
         assert!(said.contains(path) && said.contains(reason), "{said}");
     }
+    // A file that is no program is not the command's fault.
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("no-program");
+    std::fs::write(&file, "").unwrap();
+    let runner = OciRunner::new(support::new_runner(), &file).unwrap();
+    let error = support::run_by(&runner, image.spec("true"), &Cancel::new().unwrap()).error();
+    assert_eq!(error.docker_code(), 125, "{error}");
+    assert!(error.to_string().contains("no-program"), "{error}");
     // A program that is no runtime at all.
     let program = PathBuf::from("/bin/false");
     let runner = OciRunner::new(support::new_runner(), &program).unwrap();
