@@ -18,22 +18,32 @@ pub(crate) fn adopt() -> Result<(), Failure> {
     set_child_subreaper(Some(getpid())).doing("adopt orphaned processes")
 }
 
-/// Kills everything below this process.
-pub(crate) fn kill() {
-    let deadline = Instant::now() + KILL_TIME_MAX;
-    while Instant::now() < deadline {
+/// Kills everything below this process, and fails if something is there still after a while.
+pub(crate) fn kill() -> Result<(), Failure> {
+    kill_within(KILL_TIME_MAX).doing("kill what the process left running")
+}
+
+fn kill_within(time: Duration) -> Result<(), Errno> {
+    let deadline = Instant::now() + time;
+    loop {
         match wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) | Err(Errno::INTR) => {}
-            Ok(None) => {
-                for process in descendants() {
-                    // It may have gone by itself.
-                    let _gone = kill_process(process, Signal::KILL);
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            Ok(Some(_)) | Err(Errno::INTR) if Instant::now() < deadline => continue,
+            Ok(_) | Err(Errno::INTR) => {}
             // No children: nothing is left.
-            Err(_) => return,
+            Err(_) => return Ok(()),
         }
+        let processes = descendants();
+        // What stands still makes no others meanwhile.
+        for signal in [Signal::STOP, Signal::KILL] {
+            for process in &processes {
+                // It may have gone by itself.
+                let _gone = kill_process(*process, signal);
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(Errno::BUSY);
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -58,4 +68,32 @@ fn descendants() -> Vec<Pid> {
         todo.extend(below);
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{self, Cloned};
+    use rustix::process::waitpid;
+
+    /// In a process of its own, with a child that does not end by itself: 1 if that is not killed in
+    /// time, 0 if it is.
+    fn killed_within(time: Duration) -> Option<i32> {
+        let Cloned::Parent(process) = sys::fork().unwrap() else {
+            if matches!(sys::fork(), Ok(Cloned::Child)) {
+                loop {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            }
+            sys::exit_now(i32::from(kill_within(time) == Err(Errno::BUSY)))
+        };
+        let ended = waitpid(Some(process), WaitOptions::empty()).unwrap();
+        ended.and_then(|(_, status)| status.exit_status())
+    }
+
+    #[test]
+    fn what_is_not_killed_in_time_is_a_failure() {
+        assert_eq!(killed_within(Duration::ZERO), Some(1));
+        assert_eq!(killed_within(Duration::from_secs(60)), Some(0));
+    }
 }

@@ -133,11 +133,12 @@ fn run_plan(
                 warnings,
             };
             let event = sandbox.watch(channel, !in_group);
-            if shares_processes {
-                // No process namespace ends with its first process.
-                orphans::kill();
+            if !shares_processes {
+                return event;
             }
-            event
+            // No process namespace ends with its first process.
+            let killed = orphans::kill();
+            event.and_then(|event| killed.map(|()| event))
         }
     }
 }
@@ -198,11 +199,11 @@ fn run_in_chroot(
     let furniture = Furniture::put(rootfs.as_fd(), &plan, &mut fds)?;
     // Whatever comes of it: what was put there is taken away again, and what was lent goes back.
     let event = watch_in_chroot(channel, plan, fds, rootfs);
-    orphans::kill();
+    let killed = orphans::kill();
     let removed = furniture
         .remove()
         .doing("take away what was put into the root file system");
-    event.and_then(|event| removed.map(|()| event))
+    event.and_then(|event| killed.and(removed).map(|()| event))
 }
 
 fn watch_in_chroot(
