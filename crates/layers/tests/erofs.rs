@@ -355,6 +355,38 @@ fn links_to_files_below_bring_them_and_directories_look_as_below() {
 }
 
 #[test]
+fn privileged_a_link_to_what_its_layer_deletes_is_the_file_below_in_both_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    let below = folder.path().join("below");
+    std::fs::write(&below, "from below").unwrap();
+    let lower = OneFileBelow(below);
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_size(0);
+    tar.append_link(&mut header, "link", "below").unwrap();
+    header.set_entry_type(tar::EntryType::Regular);
+    tar.append_data(&mut header, ".wh.below", io::empty())
+        .unwrap();
+    let tar = tar.into_inner().unwrap();
+    let image = Image::new(|image| {
+        unpack_image(&tar[..], image, OVERLAY, TarLimits::LAYER, &lower).unwrap();
+    });
+    image.check();
+    let Some(mounted) = image.mount() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(DirectoryForm::Overlay(OVERLAY));
+    let to = open(folder.path());
+    unpack(&tar[..], to, &options, TarLimits::LAYER, &lower).unwrap();
+    for root in [mounted.root().as_path(), folder.path()] {
+        let below = std::fs::symlink_metadata(root.join("below")).unwrap();
+        assert!(!below.is_file(), "a whiteout");
+        let link = std::fs::read_to_string(root.join("link"));
+        assert_eq!(link.unwrap(), "from below");
+    }
+}
+
+#[test]
 fn what_an_image_cannot_hold_is_refused_by_name() {
     let mut long = file("long", b"");
     let value = vec![0; 1 << 16];

@@ -149,7 +149,8 @@ struct Builder<'a, 'l> {
 }
 
 impl<'a> Builder<'a, '_> {
-    /// Adds what an entry says; `None` for a hard link.
+    /// Adds what an entry says, and gives what a hard link to it names: nothing when it is a link
+    /// itself, or says that nothing is there.
     fn add(
         &mut self,
         entry: &'a Entry,
@@ -194,7 +195,7 @@ impl<'a> Builder<'a, '_> {
             opaque: false,
         })?;
         self.add_child(parent.node, &entry.path, node)?;
-        Ok(Some(node))
+        Ok((entry.kind != Kind::Whiteout).then_some(node))
     }
 
     /// The directory that `path` lies in, with those on the way to it that no entry lists.
