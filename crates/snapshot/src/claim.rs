@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +17,9 @@ use uuid::Uuid;
 
 use crate::error::{IoContext as _, SnapshotError};
 use crate::trash::Trash;
+
+/// The mode of `/` where no layer says one.
+const ROOT_MODE: u32 = 0o755;
 
 /// A directory of our own. Dropping it deletes it.
 #[derive(Debug)]
@@ -39,8 +43,7 @@ impl Claim {
             trash,
             _lock: lock,
         };
-        let tree = claim.tree();
-        fs::create_dir_all(&tree).at("create", &tree)?;
+        make_root(&claim.tree())?;
         Ok(claim)
     }
 
@@ -63,7 +66,7 @@ impl Claim {
     pub(crate) fn empty_tree(&self) -> Result<(), SnapshotError> {
         let tree = self.tree();
         self.trash.delete(&tree)?;
-        fs::create_dir_all(&tree).at("create", &tree)
+        make_root(&tree)
     }
 
     /// A new empty directory beside the snapshot, on the same file system.
@@ -84,6 +87,14 @@ impl Drop for Claim {
             tracing::warn!(directory = %self.directory.display(), %error, "left for the next sweep");
         }
     }
+}
+
+/// Makes the root directory of a layer, with the mode that it has in an image, whatever the mask
+/// of this process is: no other user could do anything below a `/` that is root's alone.
+fn make_root(tree: &Path) -> Result<(), SnapshotError> {
+    fs::create_dir_all(tree).at("create", tree)?;
+    let mode = fs::Permissions::from_mode(ROOT_MODE);
+    fs::set_permissions(tree, mode).at("change the mode of", tree)
 }
 
 /// Takes the store's lock; it is held until the file is dropped.

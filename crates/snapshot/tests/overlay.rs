@@ -234,6 +234,21 @@ fn state_directories_are_closed_to_others() {
     );
 }
 
+#[test]
+fn the_root_of_a_layer_is_open_to_all_whatever_the_mask() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let temp = tempfile::tempdir().unwrap();
+    let store = OverlaySnapshots::open(temp.path()).unwrap();
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let pending = store.begin(&id("a")).unwrap();
+    let active = store.prepare(&[]).unwrap();
+    rustix::process::umask(before);
+    for root in [pending.path(), active.upper_path()] {
+        let mode = fs::metadata(root).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+    }
+}
+
 /// Not a test of its own: what the tests below start as another process.
 #[test]
 fn other_process() {
