@@ -65,12 +65,13 @@ impl Warm {
         Some(kept.remove(at))
     }
 
-    /// Keeps one more, and lets go of the oldest where there are too many.
-    pub(crate) fn keep(kept: &mut Vec<Self>, warm: Self) {
-        if kept.len() >= WARM_MAX {
-            kept.remove(0);
-        }
+    /// Keeps one more, and gives back the oldest where there are too many. To drop it deletes a
+    /// whole tree, which nobody else should have to wait for.
+    #[must_use]
+    pub(crate) fn keep(kept: &mut Vec<Self>, warm: Self) -> Option<Self> {
+        let oldest = (kept.len() >= WARM_MAX).then(|| kept.remove(0));
         kept.push(warm);
+        oldest
     }
 }
 
@@ -182,4 +183,35 @@ fn options(form: DirectoryForm, owners: Owners) -> DirectoryOptions {
         options.devices = Devices::Skip;
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::OverlaySnapshots;
+    use crate::trash::Trash;
+
+    #[test]
+    fn the_oldest_copy_is_given_back_and_deleted_when_it_is_dropped() {
+        let temp = tempfile::tempdir().unwrap();
+        OverlaySnapshots::open(temp.path()).unwrap();
+        let trash = Arc::new(Trash(temp.path().join("trash")));
+        let warm = |n: usize| Warm {
+            layers: vec![SnapshotId::new(format!("layer{n}")).unwrap()],
+            claim: Claim::new(temp.path(), Arc::clone(&trash)).unwrap(),
+        };
+        let mut kept = Vec::new();
+        for n in 0..WARM_MAX {
+            assert!(Warm::keep(&mut kept, warm(n)).is_none());
+        }
+        let oldest = Warm::keep(&mut kept, warm(WARM_MAX)).unwrap();
+        assert_eq!(oldest.layers[0].as_str(), "layer0");
+        assert_eq!(kept.len(), WARM_MAX);
+        let tree = oldest.claim.tree();
+        assert!(tree.exists(), "nothing was deleted yet");
+        drop(oldest);
+        assert!(!tree.exists());
+    }
 }

@@ -208,8 +208,11 @@ impl OverlaySnapshots {
             layers,
             claim: active.claim,
         };
-        let mut kept = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        Warm::keep(&mut kept, warm);
+        let oldest = {
+            let mut kept = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+            Warm::keep(&mut kept, warm)
+        };
+        drop(oldest);
     }
 
     /// Whether layers can hold device nodes here.
