@@ -15,9 +15,6 @@ use crate::store::{OverlaySnapshots, Owners, Pinned};
 use crate::tree::{Opened, Tree, create_image};
 use crate::{RootFs, SnapshotId};
 
-/// The file in an image that [`OverlaySnapshots::try_image`] tries.
-pub const TRIED_FILE: &str = "file";
-
 /// A committed snapshot: one layer, in the form overlay expects of an upper directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -313,26 +310,6 @@ fn open_trees(parents: &[Pinned]) -> Result<Vec<Opened>, SnapshotError> {
         .rev()
         .map(|parent| parent.tree().open())
         .collect()
-}
-
-/// Whether a layer can be this image, below a writable directory: its `file` is there, and can
-/// be deleted.
-pub(crate) fn try_image(
-    claim: &Claim,
-    image: &Tree,
-    marks: OverlayMarks,
-) -> Result<(), SnapshotError> {
-    let (upper, work) = (claim.fresh("upper")?, claim.fresh("work")?);
-    let (upper, work) = (open_dir(&upper)?, open_dir(&work)?);
-    let root = mount(&[image.open()?], Some((upper.as_fd(), work.as_fd())), marks)?;
-    let name = Path::new(TRIED_FILE);
-    rustix::fs::unlinkat(&root, name, AtFlags::empty()).at("delete from an image", name)?;
-    match rustix::fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => Ok(()),
-        other => other
-            .and(Err(Errno::EXIST))
-            .at("delete from an image", name),
-    }
 }
 
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, SnapshotError> {

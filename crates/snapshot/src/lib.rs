@@ -37,15 +37,17 @@ mod store;
 mod sys;
 mod trash;
 mod tree;
+mod tried;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub use error::{ErrorClass, SnapshotError};
-pub use handles::{ActiveSnapshot, Pending, Snapshot, TRIED_FILE, View};
+pub use handles::{ActiveSnapshot, Pending, Snapshot, View};
 pub use id::{InvalidSnapshotId, SNAPSHOT_ID_BYTES_MAX, SnapshotId};
 pub use overlay::OverlayMarks;
 pub use store::{OverlaySnapshots, Owners, Stacking};
+pub use tried::tried_changes;
 
 /// Keeps layers as directories or images and makes root file systems of them.
 ///

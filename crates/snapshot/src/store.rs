@@ -34,13 +34,12 @@ use rustix::thread::CapabilitySet;
 use crate::claim::{self, Claim};
 use crate::copied::{CopiedRoot, Warm};
 use crate::error::{IoContext as _, SnapshotError};
-use crate::handles::{
-    ActiveSnapshot, Pending, Snapshot, TRIED_FILE, View, mount, open_dir, try_image,
-};
+use crate::handles::{ActiveSnapshot, Pending, Snapshot, View, mount, open_dir};
 use crate::overlay::{self, LAYERS_MAX, OverlayMarks};
 use crate::state::{Boot, State, mark_synced};
 use crate::trash::Trash;
 use crate::tree::{Tree, create_image};
+use crate::tried::try_image;
 use crate::{SnapshotId, Snapshotter, Swept};
 
 /// linux/magic.h
@@ -234,7 +233,7 @@ impl OverlaySnapshots {
     }
 
     /// Whether layers can be images here, tried out with one that `write` makes: an EROFS file
-    /// system with a [`TRIED_FILE`] in its root directory.
+    /// system that holds [`tried_changes`](crate::tried_changes).
     ///
     /// # Errors
     /// What stands against it: the kernel, the file system that the store is on, or that this
@@ -248,7 +247,7 @@ impl OverlaySnapshots {
         }
         let claim = Claim::new(&self.root, Arc::clone(&self.trash))?;
         let image = create_image(&claim.snapshot())?;
-        write(&image).at("write an image with", Path::new(TRIED_FILE))?;
+        write(&image).at("write an image below", &self.root)?;
         try_image(&claim, &Tree::of(&claim.snapshot()), self.marks)
     }
 

@@ -16,7 +16,8 @@ use longshore_layers::{
     OverlayAttributes, image_of_changes,
 };
 use longshore_snapshot::{
-    OverlaySnapshots, Pending, RootFs, SnapshotId, Snapshotter as _, conformance,
+    OverlaySnapshots, Pending, RootFs, SnapshotError, SnapshotId, Snapshotter as _, conformance,
+    tried_changes,
 };
 
 fn file(path: &str, content: &str) -> Change {
@@ -61,17 +62,15 @@ fn fill(pending: &Pending, files: &[(&str, &str)]) {
     write(&changes, &pending.create_image().unwrap()).unwrap();
 }
 
-fn try_image(store: &OverlaySnapshots) -> io::Result<()> {
-    store
-        .try_image(|image| write(&[file("file", "")], image).map_err(io::Error::other))
-        .map_err(io::Error::other)
+fn try_image(store: &OverlaySnapshots, changes: &[Change]) -> Result<(), SnapshotError> {
+    store.try_image(|image| write(changes, image).map_err(io::Error::other))
 }
 
 /// A store in a temporary folder, where layers can be images.
 fn store() -> Option<(tempfile::TempDir, OverlaySnapshots)> {
     let temp = tempfile::tempdir().unwrap();
     let store = OverlaySnapshots::open(temp.path()).unwrap();
-    match try_image(&store) {
+    match try_image(&store, &tried_changes()) {
         Ok(()) => Some((temp, store)),
         Err(error) => {
             println!("skipped: layers cannot be images here: {error}");
@@ -95,6 +94,29 @@ fn names(directory: PathBuf) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[test]
+fn privileged_an_image_without_its_attributes_stands_against_images() {
+    let Some((_temp, store)) = store() else {
+        return;
+    };
+    let refusal = |changes: &[Change]| try_image(&store, changes).unwrap_err().to_string();
+    let mut changes = tried_changes();
+    changes[0].entry.kind = Kind::Directory { opaque: false };
+    let expected = "cannot read back from an image the attributes of `directory`";
+    assert_eq!(refusal(&changes), expected);
+    let file = &tried_changes()[1];
+    for name in file.entry.metadata.xattrs.keys() {
+        let expected = "cannot read back from an image the attributes of `file`";
+        let mut changes = tried_changes();
+        changes[1].entry.metadata.xattrs.remove(name);
+        assert_eq!(refusal(&changes), expected);
+        let value = b"another".to_vec();
+        let attributes = &mut changes[1].entry.metadata.xattrs;
+        attributes.insert(b"user.tried".to_vec(), value);
+        assert_eq!(refusal(&changes), expected);
+    }
 }
 
 #[test]

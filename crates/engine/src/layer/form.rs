@@ -11,11 +11,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use longshore_content::StateRoot;
-use longshore_layers::{
-    Change, Entry, EntryPath, ImageError, Kind, Metadata, NoLowerLayers, OverlayAttributes,
-    image_of_changes,
-};
-use longshore_snapshot::{OverlaySnapshots, SnapshotError};
+use longshore_layers::{ImageError, NoLowerLayers, OverlayAttributes, image_of_changes};
+use longshore_snapshot::{OverlaySnapshots, SnapshotError, tried_changes};
 
 use super::LayerStore;
 use crate::EngineError;
@@ -112,12 +109,8 @@ fn try_images(snapshots: &OverlaySnapshots) -> Result<(), String> {
 }
 
 fn write_tried(image: &File) -> Result<(), ImageError> {
-    let file = Change::without_content(Entry {
-        path: EntryPath::new(longshore_snapshot::TRIED_FILE).unwrap_or_default(),
-        kind: Kind::File { size: 0 },
-        metadata: Metadata::default(),
-    });
-    image_of_changes(&[file], image, OverlayAttributes::Trusted, &NoLowerLayers)
+    let attributes = OverlayAttributes::Trusted;
+    image_of_changes(&tried_changes(), image, attributes, &NoLowerLayers)
 }
 
 /// The error with its causes.
