@@ -48,7 +48,7 @@ const PIECE_BYTES: usize = 256 << 10;
 pub enum ImageError {
     /// The image's file could not be written or read.
     #[error("cannot write the layer's image: {0}")]
-    Io(#[from] io::Error),
+    Io(#[source] io::Error),
     /// The bytes of a file could not be had.
     #[error(transparent)]
     Content(#[from] ContentError),
@@ -71,6 +71,20 @@ pub enum ImageError {
         /// What is too much.
         what: &'static str,
     },
+}
+
+impl From<io::Error> for ImageError {
+    /// More than the format, or the file system that the image is on, has room for in one file
+    /// fits a directory.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::FileTooLarge => Self::Unfit {
+                path: EntryPath::root(),
+                what: "more bytes than one file can hold",
+            },
+            _ => Self::Io(error),
+        }
+    }
 }
 
 /// Writes a layer's uncompressed tar stream as an image while reading it to its end. `image` is

@@ -264,3 +264,27 @@ fn block_at(offset: u64) -> io::Result<u32> {
     }
     u32::try_from(offset / BLOCK_BYTES as u64).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ImageError;
+
+    /// A layer that has no room as an image becomes a directory, as one that is unfit otherwise.
+    #[test]
+    fn more_than_one_file_can_hold_is_unfit() {
+        let file = tempfile::tempfile().unwrap();
+        let mut area = DataArea::new(&file);
+        area.written = TAILS_OFFSET;
+        let mut errors = vec![area.begin().unwrap_err()];
+        errors.push(area.add(ContentHash::of(b"1"), b"1").unwrap_err());
+        errors.push(area.finish().unwrap_err());
+        errors.push(rustix::io::Errno::FBIG.into());
+        for error in errors {
+            let error = ImageError::from(error);
+            assert!(matches!(error, ImageError::Unfit { .. }), "{error}");
+        }
+        let other = ImageError::from(io::Error::from(rustix::io::Errno::NOSPC));
+        assert!(matches!(other, ImageError::Io(_)), "{other}");
+    }
+}
