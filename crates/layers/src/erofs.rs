@@ -52,6 +52,9 @@ pub enum ImageError {
     /// The bytes of a file could not be had.
     #[error(transparent)]
     Content(#[from] ContentError),
+    /// The entry says another size than its content has.
+    #[error("the content given for `{0}` does not fit its entry")]
+    ContentSize(EntryPath),
     /// A hard link names nothing in the layer or below it that can have one.
     #[error("the hard link `{path}` names `{target}`, which does not exist")]
     LinkTarget {
@@ -132,6 +135,9 @@ pub fn image_of_changes(
     let mut contents = Vec::with_capacity(changes.len());
     for change in changes {
         let content = match change.entry.kind {
+            Kind::File { size } if size != change.content.size() => {
+                return Err(ImageError::ContentSize(change.entry.path.clone()));
+            }
             Kind::File { .. } => Some(add_content(&mut data, &change.entry, &change.content)?),
             _ => None,
         };

@@ -403,7 +403,13 @@ fn what_an_image_cannot_hold_is_refused_by_name() {
     let name = b"system.other".to_vec();
     unknown.entry.metadata.xattrs.insert(name, Vec::new());
     let (major, minor) = (1 << 12, 0);
+    let mut shorter = file("shorter", b"1");
+    shorter.entry.kind = Kind::File { size: 2 };
     let refused = [
+        (
+            vec![shorter],
+            "the content given for `/shorter` does not fit its entry",
+        ),
         (
             vec![long],
             "`/long` does not fit an EROFS image: an extended attribute that is too long",
