@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use longshore_engine::{
@@ -27,6 +28,8 @@ use crate::{annotation, cache, config, spec, units};
 const JOBS_DEFAULT: usize = 16;
 /// The largest archive or Dockerfile that is read from standard input, bytes.
 const STDIN_BYTES_MAX: u64 = 16 << 30;
+/// How long the end of a build waits for what it is deleting.
+const LET_GO: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
     if let Some(flag) = args.unsupported.given() {
@@ -70,12 +73,18 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
             )
             .await
     });
-    // A failed build does not wait for blobs that were being written beside it; what they
-    // left is cleared by the next start.
-    runtime.shutdown_background();
     match built {
-        Ok(outcome) => finish(&args, &request, &outcome),
-        Err(error) => Ok(build_failure(&error, |name| progress.tail_of(name))),
+        Ok(outcome) => {
+            // What is still being deleted is let go, so that nothing is left for the next start.
+            runtime.shutdown_timeout(LET_GO);
+            finish(&args, &request, &outcome)
+        }
+        Err(error) => {
+            // A failed build does not wait for blobs that were being written beside it; what
+            // they left is cleared by the next start.
+            runtime.shutdown_background();
+            Ok(build_failure(&error, |name| progress.tail_of(name)))
+        }
     }
 }
 
