@@ -366,6 +366,69 @@ fn another_commit_alone_runs_no_process_again_and_gives_what_a_cold_machine_give
 }
 
 #[test]
+fn a_commit_has_its_time_without_asking_on_every_machine_that_is_new_to_it() {
+    let Some([one, two]) = machines() else {
+        return;
+    };
+    let origin = repository(&one);
+    let build = |sandbox: &Sandbox, context: &Path, jobs: &str| {
+        let context = context.to_str().unwrap();
+        sandbox.ok([
+            "build",
+            "--context-modes=git",
+            "-t",
+            "app",
+            "-j",
+            jobs,
+            context,
+        ]);
+        let created = sandbox.format("app", "{{.Created}}");
+        assert_eq!(created, "2017-07-14T02:40:00Z");
+        sandbox.format("app", "{{.Digest}}")
+    };
+    let first = build(&one, &clone(&origin, &one, "here", "022"), "1");
+    // The files of the other checkout are of another second.
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(first, build(&two, &clone(&origin, &two, "c", "077"), "7"));
+    for machine in [&one, &two] {
+        let times = times(machine, &origin.path, &["--context-modes=git"]);
+        for path in ["out/a", "srv/deep/a", "srv/deep/made"] {
+            assert_eq!(times[path], FIRST_COMMIT_S, "{path}");
+        }
+    }
+}
+
+#[test]
+fn layers_that_commits_have_in_common_are_written_once_unless_all_are_to_be_dated() {
+    let Some([one]) = machines() else { return };
+    let origin = repository(&one);
+    let build = |flags: &[&str]| {
+        let args = ["build", "-t", "app", origin.path.to_str().unwrap()];
+        let built = one.ok(args.into_iter().chain(flags.iter().copied()));
+        (
+            built.ran(),
+            one.format("app", "{{.Created}}")[..10].to_owned(),
+            one.format("app", "{{json .RootFS.Layers}}"),
+        )
+    };
+    let (_, day, layers) = build(&[]);
+    assert_eq!(day, "2017-07-14");
+    origin.commit_at(FIRST_COMMIT_S + 86_400, &[("notes", "nothing copies this")]);
+    let none = Vec::<String>::new();
+    assert_eq!(
+        build(&[]),
+        (none, "2017-07-15".to_owned(), layers.clone()),
+        "the image is the new commit's, its layers are the old ones"
+    );
+    let (_, day, dated) = build(&["--reproducible"]);
+    assert_eq!(day, "2017-07-15");
+    assert_ne!(dated, layers);
+    // What the clock dated stays so, too.
+    let (_, _, by_the_clock) = build(&["--no-cache", "--no-reproducible"]);
+    assert_ne!(by_the_clock, layers);
+}
+
+#[test]
 fn an_epoch_dates_what_an_earlier_build_made_by_the_clock() {
     let Some([one]) = machines() else { return };
     let context = one.context("app", &[("Dockerfile", APP), ("src/a", "a\n")]);
@@ -449,7 +512,10 @@ fn the_clock_is_for_who_asks_for_it_and_for_what_is_not_committed() {
             .parse::<u32>()
             .unwrap()
     };
-    assert!(year(&[], None) > 2020);
+    assert_eq!(year(&[], None), 2017);
+    assert!(year(&["--no-reproducible"], None) > 2020);
+    assert!(year(&["--build-arg=SOURCE_DATE_EPOCH="], None) > 2020);
+    assert_eq!(year(&[], Some("1000000000")), 2001);
     assert_eq!(year(&["--reproducible"], None), 2017);
     assert_eq!(year(&["--build-arg=SOURCE_DATE_EPOCH=context"], None), 2017);
     assert_eq!(year(&["--reproducible"], Some("1000000000")), 2001);
@@ -484,6 +550,7 @@ fn the_clock_is_for_who_asks_for_it_and_for_what_is_not_committed() {
     );
     fs::write(origin.path.join("src/a"), "edited\n").unwrap();
     assert!(year(&["--no-cache", "--reproducible"], None) > 2020);
+    assert!(year(&["--no-cache"], None) > 2020);
     let edited = one.ok(["build", "--reproducible", origin.path.to_str().unwrap()]);
     assert!(
         edited.stderr.contains("nor a clean git work tree"),

@@ -179,12 +179,13 @@ pub(crate) struct BuildArgs {
     /// keeps of them (0644 and 0755), so that the umask of a checkout does not matter
     #[arg(long, value_enum, default_value = "host", value_name = "MODES")]
     pub(crate) context_modes: ContextModes,
-    /// Give new files and the image the time of the context's commit, where the context is a
-    /// repository or a clean git work tree, so that a commit has one image on all machines
+    /// Give every layer and the image the time of the context's commit, where the context is a
+    /// repository or a clean git work tree, so that a commit has one image on all machines,
+    /// whatever they built before; without this, layers that were written before keep their times
     #[arg(long, conflicts_with = "no_reproducible")]
     pub(crate) reproducible: bool,
-    /// Give new files and the image the clock's time, also where SOURCE_DATE_EPOCH is set in
-    /// the environment
+    /// Give new files and the image the clock's time, also where the context is a commit or
+    /// SOURCE_DATE_EPOCH is set in the environment
     #[arg(long)]
     pub(crate) no_reproducible: bool,
     /// Platforms to build for

@@ -56,8 +56,8 @@ pub use longshore_layers::context::ModePolicy;
 pub use progress::{NoProgress, PlannedStep, ProgressEvent, ProgressSink};
 pub use remote::RemoteError;
 pub use request::{
-    BuildRequest, ContextSpec, DockerfileSpec, Entitlements, GZIP_LEVEL_DEFAULT, LayerCompression,
-    OutputKind, OutputSpec, SecretSource, ZSTD_LEVEL_DEFAULT,
+    BuildRequest, CommitEpoch, ContextSpec, DockerfileSpec, Entitlements, GZIP_LEVEL_DEFAULT,
+    LayerCompression, OutputKind, OutputSpec, SecretSource, ZSTD_LEVEL_DEFAULT,
 };
 pub use space::{CacheKind, CacheSpace, PruneRequest, Pruned, PrunedItem, Space, SpaceLimits};
 pub use transfer::Pulled;

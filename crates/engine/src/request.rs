@@ -20,9 +20,8 @@ pub struct BuildRequest {
     pub context: ContextSpec,
     /// Which modes the files of directories of this machine have.
     pub context_modes: ModePolicy,
-    /// Whether what is new in the result has the time of the context's commit, where nothing
-    /// else is said; the clock's otherwise.
-    pub reproducible: bool,
+    /// What the time of the context's commit is to the times of what is new.
+    pub commit_epoch: CommitEpoch,
     /// The Dockerfile.
     pub dockerfile: DockerfileSpec,
     /// Further contexts by name.
@@ -75,6 +74,18 @@ pub struct BuildRequest {
     pub cache_to: Vec<CacheTarget>,
     /// How much of the history of builds is kept.
     pub history: HistoryLimits,
+}
+
+/// What the time of the context's commit, where the context is a repository or a clean git work
+/// tree, is to the times of what is new. `SOURCE_DATE_EPOCH` goes before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitEpoch {
+    /// Nothing: what is new has the clock's time.
+    Ignored,
+    /// The time of the image and of the layers that are written for the first time.
+    Found,
+    /// The time of the image and of all its layers: the same image whatever was built before.
+    Asked,
 }
 
 /// What a build may do that is otherwise refused.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use longshore_engine::{
-    Annotation, BuildOutcome, BuildRequest, ContextSpec, DockerfileSpec, HistoryLimits, ModePolicy,
-    NetworkMode, OutputKind, OutputSpec, Resources, SOURCE_DATE_EPOCH,
+    Annotation, BuildOutcome, BuildRequest, CommitEpoch, ContextSpec, DockerfileSpec,
+    HistoryLimits, ModePolicy, NetworkMode, OutputKind, OutputSpec, Resources, SOURCE_DATE_EPOCH,
 };
 use longshore_oci::Reference;
 use serde_json::json;
@@ -210,7 +210,11 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
             ContextModes::Host => ModePolicy::Host,
             ContextModes::Git => ModePolicy::Git,
         },
-        reproducible: args.reproducible,
+        commit_epoch: match (args.reproducible, args.no_reproducible) {
+            (true, _) => CommitEpoch::Asked,
+            (_, true) => CommitEpoch::Ignored,
+            _ => CommitEpoch::Found,
+        },
         dockerfile,
         named_contexts,
         target: args.target.clone(),

@@ -14,7 +14,7 @@ use longshore_graph::VertexId;
 use tokio::task::JoinSet;
 
 use super::{export, layers_below};
-use crate::layer::{BlobForm, Layer, LayerKey, LayerStore};
+use crate::layer::{BlobForm, Dating, Layer, LayerKey, LayerStore};
 use crate::upload::{RepositoryUploads, Uploads};
 use crate::{BuildRequest, EngineError};
 
@@ -100,6 +100,7 @@ async fn write_and_send(
 pub(super) fn exported_vertices(
     lowered: &Lowered,
     request: &BuildRequest,
+    dating: Dating,
     uploads: &Uploads,
 ) -> HashMap<VertexId, Vec<EarlyExport>> {
     let mut exported: HashMap<VertexId, Vec<EarlyExport>> = HashMap::new();
@@ -108,7 +109,7 @@ pub(super) fn exported_vertices(
         return exported;
     }
     for platform in &lowered.platforms {
-        let exports = exports_of(platform, request, uploads);
+        let exports = exports_of(platform, request, dating, uploads);
         if exports.is_empty() {
             continue;
         }
@@ -134,6 +135,7 @@ pub(super) fn exported_vertices(
 fn exports_of(
     platform: &LoweredPlatform,
     request: &BuildRequest,
+    dating: Dating,
     uploads: &Uploads,
 ) -> Vec<EarlyExport> {
     let mut exports: Vec<EarlyExport> = Vec::new();
@@ -142,7 +144,7 @@ fn exports_of(
         .iter()
         .filter(|output| output.kind.is_image())
     {
-        let form = export::blob_form(output, platform);
+        let form = export::blob_form(output, platform, dating);
         let at = exports.iter().position(|known| known.form == form);
         let at = at.unwrap_or_else(|| {
             exports.push(EarlyExport {
@@ -160,6 +162,6 @@ fn exports_of(
             }
         }
     }
-    exports.sort_by_key(|export| export.form.epoch_s);
+    exports.sort_by_key(|export| export.form.epoch);
     exports
 }

@@ -22,10 +22,11 @@ use tokio::task::spawn_blocking;
 
 use super::assemble::{Assembled, ImageLayer, assemble, index};
 use super::content::StoredContent;
+use super::epoch::{epoch_of, epoch_of_layers};
 use super::remote_cache::{INLINE_ANNOTATION, inline_records};
 use crate::annotation;
 use crate::archive::{ArchiveImage, ArchiveKind, write_directory, write_tar};
-use crate::layer::{BlobForm, Layer};
+use crate::layer::{BlobForm, Dating, Layer};
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::upload::Uploads;
 use crate::{
@@ -34,11 +35,6 @@ use crate::{
 
 /// image-spec `annotations.md`: in the index of a layout, as BuildKit writes it.
 const CREATED_ANNOTATION: &str = "org.opencontainers.image.created";
-
-/// The epoch of an output: its own, else the build's.
-fn epoch_of(output: &OutputSpec, platform: &LoweredPlatform) -> Option<i64> {
-    output.epoch_s.or(platform.epoch)
-}
 
 /// The names of an output: its own, else the build's.
 pub(crate) fn names_of<'a>(output: &'a OutputSpec, tags: &'a [Reference]) -> &'a [Reference] {
@@ -49,11 +45,15 @@ pub(crate) fn names_of<'a>(output: &'a OutputSpec, tags: &'a [Reference]) -> &'a
 }
 
 /// What an output wishes the blobs of a platform's layers to be.
-pub(crate) fn blob_form(output: &OutputSpec, platform: &LoweredPlatform) -> BlobForm {
+pub(crate) fn blob_form(
+    output: &OutputSpec,
+    platform: &LoweredPlatform,
+    dating: Dating,
+) -> BlobForm {
     BlobForm {
         compression: output.compression,
         force: output.force_compression,
-        epoch_s: epoch_of(output, platform).filter(|_| output.rewrite_timestamp.unwrap_or(true)),
+        epoch: epoch_of_layers(output, platform, dating),
     }
 }
 
@@ -125,6 +125,8 @@ pub(crate) struct Exporter<'a> {
     pub(crate) multi_platform: bool,
     pub(crate) tags: &'a [Reference],
     pub(crate) annotations: &'a [Annotation],
+    /// Which layers have the times of the build's epoch.
+    pub(crate) dating: Dating,
     pub(crate) progress: &'a dyn ProgressSink,
     pub(crate) uploads: &'a Uploads,
     pub(crate) lease: &'a longshore_content::Lease,
@@ -209,7 +211,7 @@ impl Exporter<'_> {
         result: &PlatformResult,
     ) -> Result<Assembled, EngineError> {
         let store = self.engine.layers();
-        let form = blob_form(output, &result.lowered);
+        let form = blob_form(output, &result.lowered, self.dating);
         let each = result.layers.iter().map(|layer| async move {
             let blob = store.blob_as(layer, form).await?;
             self.lease.add_blobs([&blob.descriptor.digest])?;
@@ -218,7 +220,7 @@ impl Exporter<'_> {
             Ok::<_, EngineError>(ImageLayer {
                 descriptor: blob.descriptor,
                 diff_id: blob.diff_id,
-                created: layer.created_at(form.epoch_s),
+                created: layer.created_at(form.epoch.map(|epoch| epoch.seconds)),
             })
         });
         let layers = futures_util::future::try_join_all(each).await?;

@@ -6,6 +6,7 @@ mod cache;
 mod cache_mount;
 mod content;
 mod early;
+mod epoch;
 mod exec;
 mod executor;
 mod export;
@@ -43,6 +44,7 @@ pub(crate) use locks::{LockedFile, sweep as sweep_locks};
 pub(crate) use remote_cache::cache_client;
 pub use remote_cache::{CacheMode, CachePlace, CacheTarget};
 
+use self::epoch::BuildEpoch;
 use self::executor::BuildExecutor;
 use self::inputs::Inputs;
 use self::resolver::Resolver;
@@ -52,7 +54,7 @@ use crate::progress::{ProgressEvent, ProgressSink};
 use crate::remote::Remotes;
 use crate::space::SpaceKeeper;
 use crate::tree::Tree;
-use crate::{BuildRequest, Engine, EngineError};
+use crate::{BuildRequest, CommitEpoch, Engine, EngineError};
 
 pub(crate) use exec::{extra_hosts, rlimit};
 
@@ -63,10 +65,6 @@ const LEASE: Duration = Duration::from_secs(6 * 3600);
 
 /// The build argument that makes builds reproducible.
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
-
-/// Said where a build cannot be as reproducible as it was asked to be.
-const NO_COMMIT_TIME: &str = "warning: the context is neither a repository nor a clean git work \
-    tree, and SOURCE_DATE_EPOCH is not set: new files have the clock's time";
 
 /// A Dockerfile that was read.
 #[derive(Clone, Debug)]
@@ -257,7 +255,7 @@ impl Engine {
             return Err(BuildError::Dockerfile { dockerfile, errors });
         }
         // Looked up beside the images.
-        let commit_time = match request.reproducible {
+        let commit_time = match epoch::wants_commit(request) {
             true => tokio::spawn(resolver.commit_time.clone()),
             false => tokio::spawn(std::future::ready(None)),
         };
@@ -271,11 +269,11 @@ impl Engine {
             time = commit_time => time.map_err(EngineError::from)?,
             () = cancel.cancelled() => return Err(BuildError::Canceled),
         };
-        let epoch_s = set_epoch(request, &mut lowered, commit_time_s);
-        if request.reproducible && epoch_s.is_none() {
-            progress.emit(ProgressEvent::Note(NO_COMMIT_TIME.to_owned()));
+        let epoch = BuildEpoch::set(request, &mut lowered, commit_time_s);
+        if request.commit_epoch == CommitEpoch::Asked && epoch.seconds.is_none() {
+            progress.emit(ProgressEvent::Note(epoch::NO_COMMIT_TIME.to_owned()));
         }
-        if let Some(seconds) = commit_time_s {
+        if let Some(seconds) = epoch.context_s {
             inputs.date_work_tree(seconds);
         }
         let lease = Arc::clone(&resolver.lease);
@@ -284,9 +282,9 @@ impl Engine {
         let uploads = self.uploads();
         let executor = Arc::new(BuildExecutor {
             engine: self.clone(),
-            exported: early::exported_vertices(&lowered, request, &uploads),
+            exported: early::exported_vertices(&lowered, request, epoch.dating, &uploads),
             early: early::EarlyExports::default(),
-            epoch_s: commit_time_s.and(epoch_s),
+            epoch_s: epoch.of_copies(),
             locals: inputs.locals,
             images,
             lease: Arc::clone(&lease),
@@ -305,6 +303,7 @@ impl Engine {
             request,
             dockerfile: &dockerfile,
             lowered: &lowered,
+            dating: epoch.dating,
             executor: &executor,
             uploads: &uploads,
             lease: &lease,
@@ -467,24 +466,6 @@ fn lower_error(dockerfile: &Arc<Loaded>, error: LowerError) -> BuildError {
         dockerfile,
         error: Box::new(error),
     }
-}
-
-/// Takes the time of the context's commit for what is new, where `SOURCE_DATE_EPOCH` does not
-/// say; the time that it is.
-fn set_epoch(
-    request: &BuildRequest,
-    lowered: &mut Lowered,
-    commit_time_s: Option<i64>,
-) -> Option<i64> {
-    let mut platforms = lowered.platforms.iter();
-    let said = platforms.find_map(|platform| platform.epoch);
-    // Saying nothing in it is asking for the clock.
-    let is_open = !request.build_args.contains_key(SOURCE_DATE_EPOCH);
-    let epoch_s = said.or_else(|| commit_time_s.filter(|_| is_open));
-    for platform in &mut lowered.platforms {
-        platform.epoch = platform.epoch.or(epoch_s);
-    }
-    epoch_s
 }
 
 /// The vertices whose layers a vertex's result contains.

@@ -19,6 +19,7 @@ use super::export::{Exported, Exporter, PlatformResult};
 use super::remote_cache::{CacheExport, CacheTarget, Plans};
 use super::squash::{squash, squash_history};
 use super::{BuildError, Loaded, layers_below};
+use crate::layer::{Dating, Epoch};
 use crate::progress::{GraphEvents, PlannedStep, ProgressEvent, ProgressSink};
 use crate::upload::Uploads;
 use crate::{BuildRequest, Engine, EngineError};
@@ -29,6 +30,7 @@ pub(super) struct Work<'a> {
     pub(super) request: &'a BuildRequest,
     pub(super) dockerfile: &'a Arc<Loaded>,
     pub(super) lowered: &'a Lowered,
+    pub(super) dating: Dating,
     pub(super) executor: &'a Arc<BuildExecutor>,
     pub(super) uploads: &'a Uploads,
     pub(super) lease: &'a Lease,
@@ -117,6 +119,7 @@ impl Work<'_> {
             multi_platform: self.lowered.multi_platform,
             tags: &self.request.tags,
             annotations: &self.request.annotations,
+            dating: self.dating,
             progress: &**self.progress,
             uploads: self.uploads,
             lease: self.lease,
@@ -161,13 +164,17 @@ impl Work<'_> {
     /// After the outputs: a cache that is slow does not keep the image waiting.
     async fn write_caches(&self, plans: &Plans) -> Result<(), BuildError> {
         let chain = self.chain();
+        let epoch = self.lowered.platforms.iter().find_map(|made| made.epoch);
         let export = CacheExport {
             engine: self.engine,
             plans,
             chain: &chain,
             lease: self.lease,
             progress: &**self.progress,
-            epoch_s: self.lowered.platforms.iter().find_map(|made| made.epoch),
+            epoch: epoch.map(|seconds| Epoch {
+                seconds,
+                dating: self.dating,
+            }),
         };
         for target in &self.request.cache_to {
             let Some(place) = &target.place else { continue };

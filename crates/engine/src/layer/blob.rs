@@ -87,7 +87,7 @@ impl LayerStore {
         Ok(blob)
     }
 
-    async fn find_blob(
+    pub(super) async fn find_blob(
         self: &Arc<Self>,
         layer: &Arc<Layer>,
         wish: LayerCompression,

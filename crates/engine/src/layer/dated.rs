@@ -31,8 +31,25 @@ pub(crate) struct BlobForm {
     pub(crate) compression: LayerCompression,
     /// Of the layers of images too.
     pub(crate) force: bool,
-    /// No file of a layer that was made here is later, seconds since 1970.
-    pub(crate) epoch_s: Option<i64>,
+    /// What dates the layers that were made here.
+    pub(crate) epoch: Option<Epoch>,
+}
+
+/// No file of a layer is later, and what its step made has this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Epoch {
+    /// Since 1970.
+    pub(crate) seconds: i64,
+    pub(crate) dating: Dating,
+}
+
+/// Which layers an epoch dates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Dating {
+    /// Those that have no blob in the wished form yet: the others stay as they are.
+    FirstWritten,
+    /// Every one, whenever it was made.
+    Every,
 }
 
 impl LayerStore {
@@ -43,12 +60,41 @@ impl LayerStore {
         layer: &Arc<Layer>,
         form: BlobForm,
     ) -> Result<LayerBlob, EngineError> {
-        match form.epoch_s {
-            Some(epoch_s) if matches!(layer.key, LayerKey::Made(_)) => {
-                self.dated_blob(layer, form.compression, epoch_s).await
-            }
-            _ => self.blob(layer, form.compression, form.force).await,
+        let Some(epoch) = form
+            .epoch
+            .filter(|_| matches!(layer.key, LayerKey::Made(_)))
+        else {
+            return self.blob(layer, form.compression, form.force).await;
+        };
+        if epoch.dating == Dating::FirstWritten && self.is_written(layer, form.compression).await? {
+            return self.blob(layer, form.compression, form.force).await;
         }
+        self.dated_blob(layer, form.compression, epoch.seconds)
+            .await
+    }
+
+    /// Whether a blob is the layer with the times of an epoch.
+    pub(crate) fn is_dated(
+        &self,
+        layer: &Layer,
+        blob: &LayerBlob,
+        epoch_s: i64,
+    ) -> Result<bool, EngineError> {
+        let record = self.root.layers().get(&dated_id(layer.key, epoch_s))?;
+        Ok(record.and_then(|record| record.diff_id) == Some(blob.diff_id))
+    }
+
+    /// Whether the layer has a blob in the wished form, here or in the cache that it is from.
+    async fn is_written(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        wish: LayerCompression,
+    ) -> Result<bool, EngineError> {
+        let cached = layer.remote().and_then(|remote| remote.cached);
+        if layer.changes.is_none() && cached.is_some_and(|cached| cached.compression == wish) {
+            return Ok(true);
+        }
+        Ok(self.find_blob(layer, wish, false).await?.is_some())
     }
 
     async fn dated_blob(

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 pub(crate) use blob::LayerBlob;
-pub(crate) use dated::BlobForm;
+pub(crate) use dated::{BlobForm, Dating, Epoch};
 pub use form::{LayerForm, UnknownLayerForm, try_layer_images};
 pub(crate) use store::LayerStore;
 

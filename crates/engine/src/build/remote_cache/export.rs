@@ -21,7 +21,7 @@ use super::portable::{self, PortableBlob};
 use super::{CacheMode, CachePlace, CacheTarget, document};
 use crate::Engine;
 use crate::build::cache::StoredCache;
-use crate::layer::{BlobForm, BlobPlace, CachedForm, Layer, LayerKey};
+use crate::layer::{BlobForm, BlobPlace, CachedForm, Epoch, Layer, LayerKey};
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::tree::{RecordedKey, RecordedLayer};
 
@@ -129,7 +129,7 @@ pub(crate) struct CacheExport<'a> {
     pub(crate) lease: &'a longshore_content::Lease,
     pub(crate) progress: &'a dyn ProgressSink,
     /// The time of what is new in a reproducible build: layers are sent as its image has them.
-    pub(crate) epoch_s: Option<i64>,
+    pub(crate) epoch: Option<Epoch>,
 }
 
 /// A record that is to stand under names.
@@ -251,10 +251,15 @@ impl CacheExport<'_> {
         let form = BlobForm {
             compression: target.compression,
             force: false,
-            epoch_s: self.epoch_s,
+            epoch: self.epoch,
         };
         let blob = store.blob_as(&layer, form).await?;
         self.lease.add_blobs([&blob.descriptor.digest])?;
+        let created_s = match self.epoch {
+            // What has the very epoch was made by the step.
+            Some(epoch) if store.is_dated(&layer, &blob, epoch.seconds)? => epoch.seconds - 1,
+            _ => layer.created.as_second(),
+        };
         Ok(Some(Source {
             blob: PortableBlob {
                 descriptor: blob.descriptor,
@@ -263,10 +268,7 @@ impl CacheExport<'_> {
                     compression: target.compression,
                 },
             },
-            // What has the very epoch was made by the step.
-            created_s: self
-                .epoch_s
-                .map_or(layer.created.as_second(), |epoch_s| epoch_s - 1),
+            created_s,
             place: remote.map(|remote| remote.place),
         }))
     }
