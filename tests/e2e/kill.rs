@@ -11,7 +11,7 @@ use crate::harness::{Outcome, Sandbox, Server, is_root};
 
 /// Waits for something to become true.
 #[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
@@ -20,7 +20,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Whether a process has `word` in its command line, but for `longshore` itself.
-fn runs(word: &str) -> bool {
+pub(crate) fn runs(word: &str) -> bool {
     fs::read_dir("/proc")
         .unwrap()
         .filter_map(Result::ok)
@@ -38,7 +38,7 @@ fn kill(mut child: Child) {
 
 /// Fails if a mount of this machine is in the sandbox.
 #[track_caller]
-fn no_mount_in(folder: &Path) {
+pub(crate) fn no_mount_in(folder: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let folder = folder.to_str().unwrap();
     assert!(
@@ -52,7 +52,7 @@ fn no_mount_in(folder: &Path) {
 }
 
 /// What is in the directories of a state root in which nothing is published.
-fn unpublished(root: &Path) -> Vec<String> {
+pub(crate) fn unpublished(root: &Path) -> Vec<String> {
     let folders = ["tmp", "work", "trash", "uploads"].map(|name| root.join(name));
     let below = folders
         .iter()

@@ -22,6 +22,7 @@ mod early_push;
 mod harness;
 mod images;
 mod instructions;
+mod interleavings;
 mod kill;
 mod last_resolved;
 mod layer_form;
