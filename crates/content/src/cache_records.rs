@@ -38,6 +38,16 @@ pub struct CacheRecord {
     pub last_used: SystemTime,
 }
 
+/// Whose cost is asked for: of the result with this key, else of the last one in the first of
+/// these groups that has any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CostQuestion {
+    /// The result's key.
+    pub key: Key,
+    /// Groups of similar ones, the most similar first.
+    pub groupings: Vec<String>,
+}
+
 /// The build results of a state root.
 #[derive(Clone, Debug)]
 pub struct CacheRecords {
@@ -85,6 +95,33 @@ impl CacheRecords {
     pub fn in_group(&self, grouping: &str, limit: usize) -> Result<Vec<CacheRecord>, ContentError> {
         let tail = "WHERE grouping = ?1 ORDER BY last_used_at DESC LIMIT ?2";
         self.select(tail, grouping, limit)
+    }
+
+    /// What each of several results took to compute, in milliseconds, where that is known.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn costs_ms(&self, questions: &[CostQuestion]) -> Result<Vec<Option<u64>>, ContentError> {
+        self.db.read("find what results cost", |connection| {
+            let exact = "SELECT cost_ms FROM cache_records WHERE key = ?1";
+            let last = "SELECT cost_ms FROM cache_records WHERE grouping = ?1
+                        ORDER BY last_used_at DESC LIMIT 1";
+            let mut exact = connection.prepare_cached(exact)?;
+            let mut last = connection.prepare_cached(last)?;
+            let mut costs = Vec::with_capacity(questions.len());
+            for question in questions {
+                let mut cost: Option<i64> = exact
+                    .query_row([question.key.as_slice()], |row| row.get(0))
+                    .optional()?;
+                for grouping in &question.groupings {
+                    if cost.is_none() {
+                        cost = last.query_row([grouping], |row| row.get(0)).optional()?;
+                    }
+                }
+                costs.push(cost.map(from_sql));
+            }
+            Ok(costs)
+        })
     }
 
     /// All records, least recently used first.

@@ -13,6 +13,7 @@ use longshore_oci::{Descriptor, Digest, Document, Platform, Reference};
 use longshore_registry_client::{Client, ClientOptions, TransferObserver};
 use longshore_runner::{Isolation, OciRunner, Runner, RunnerOptions, SandboxRunner};
 use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
+use longshore_solver::Places;
 
 use crate::archive::{self, ArchiveImage, ArchiveKind};
 use crate::image::{ImageStore, PlatformImage, StoredImage};
@@ -62,6 +63,8 @@ struct Inner {
     /// How many builds run in this process.
     builds: AtomicUsize,
     runner: OnceLock<Chosen>,
+    /// Where the steps of all builds of this process run, in turns.
+    places: Places,
 }
 
 /// What runs processes, found out when the first one is to be run.
@@ -169,6 +172,7 @@ impl Engine {
             space: options.space,
             builds: AtomicUsize::new(0),
             runner: OnceLock::new(),
+            places: Places::default(),
         })))
     }
 
@@ -185,6 +189,11 @@ impl Engine {
     /// How many builds run in this process.
     pub(crate) fn running_builds(&self) -> &AtomicUsize {
         &self.0.builds
+    }
+
+    /// Where the steps of builds run.
+    pub(crate) fn places(&self) -> &Places {
+        &self.0.places
     }
 
     pub(crate) fn layers(&self) -> &Arc<layer::LayerStore> {

@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use longshore_graph::VertexId;
+use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::flight::{Flight, Outputs};
-use crate::permit::BuildId;
+use crate::permit::{Permit, Seat, Taken};
 use crate::plan::Plan;
 use crate::slot::{Publisher, Slot, slot};
 use crate::solver::Shared;
@@ -26,13 +27,17 @@ use crate::{Event, SolveError, SolveRequest, StepContext};
 
 /// One solve while it runs.
 pub(crate) struct Build<T> {
-    pub(crate) id: BuildId,
     pub(crate) shared: Arc<Shared<T>>,
     pub(crate) request: SolveRequest<T>,
     pub(crate) plan: Plan,
     pub(crate) cache: CacheAccess,
     /// Cancelled by the request, by the first failure, and at the end.
     pub(crate) stop: CancellationToken,
+    /// Its way to the places that steps run in.
+    seat: Seat,
+    /// How long the way from each vertex to a target is; asked for when steps have to wait
+    /// for one another.
+    priorities: OnceCell<Vec<u64>>,
     failure: Mutex<Option<SolveError>>,
     tasks: Mutex<Tasks<T>>,
     tracker: TaskTracker,
@@ -58,15 +63,16 @@ pub(crate) enum Stop {
 
 impl<T: Clone + Send + Sync + 'static> Build<T> {
     pub(crate) fn new(
-        id: BuildId,
         shared: Arc<Shared<T>>,
         request: SolveRequest<T>,
         plan: Plan,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let cache = CacheAccess::new(&shared.cache, shared.limits.cache_timeout);
+        let seat = shared.places.enter(&shared.limits);
         Arc::new(Self {
-            id,
+            seat,
+            priorities: OnceCell::new(),
             shared,
             request,
             plan,
@@ -133,6 +139,8 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         tasks.slots.insert(vertex, slot.clone());
         if !tasks.closed {
             let task = self.clone().task(vertex, publisher);
+            #[cfg(test)]
+            let task = crate::tests::shake::shaken(task);
             tasks.aborts.push(self.tracker.spawn(task).abort_handle());
         }
         slot
@@ -143,11 +151,19 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         match work.await {
             Ok(Ok(()) | Err(Stop::Canceled)) => {}
             Ok(Err(Stop::Failed(error))) => self.fail(*error),
-            Err(panic) => self.fail(SolveError::Panicked {
-                vertex,
-                name: self.name(vertex),
-                message: panic_message(&*panic),
-            }),
+            Err(panic) => {
+                let error = SolveError::Panicked {
+                    vertex,
+                    name: self.name(vertex),
+                    message: panic_message(&*panic),
+                };
+                let text = error.to_string();
+                self.emit(Event::Failed {
+                    vertex,
+                    error: text,
+                });
+                self.fail(error);
+            }
         }
     }
 
@@ -173,10 +189,39 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         self.stop.cancel();
     }
 
+    /// Stops what is about to begin in a build that stops.
+    pub(crate) fn go_on(&self) -> Result<(), Stop> {
+        match self.stop.is_cancelled() {
+            true => Err(Stop::Canceled),
+            false => Ok(()),
+        }
+    }
+
     /// Waits for `work` unless the build stops first.
     pub(crate) async fn unless_stopped<V>(&self, work: impl Future<Output = V>) -> Result<V, Stop> {
         let done = self.stop.run_until_cancelled(work).await;
         done.ok_or(Stop::Canceled)
+    }
+
+    /// A place to do the work of a vertex in: at once, or when it is its turn.
+    pub(crate) async fn place(&self, vertex: VertexId) -> Option<Permit> {
+        let class = self.plan.get(vertex)?.class;
+        if let Taken::Place(place) = self.seat.try_take(class) {
+            return place;
+        }
+        let priorities = self.priorities.get_or_init(|| self.remaining_ms()).await;
+        let priority = priorities.get(vertex.index()).copied().unwrap_or(0);
+        self.seat.take(class, priority).await
+    }
+
+    /// How long the way from each vertex to a target takes, by what its steps took before.
+    async fn remaining_ms(&self) -> Vec<u64> {
+        let graph = &self.request.graph;
+        let (steps, past) = self.plan.past(&self.request.scope, graph);
+        let costs = self.cache.costs(&past).await;
+        let known = steps.into_iter().zip(costs);
+        let known = known.filter_map(|(step, cost_ms)| Some((step, cost_ms?)));
+        self.plan.remaining_ms(graph, known)
     }
 
     pub(crate) fn keep(&self, flight: Arc<Flight<T>>) {

@@ -39,6 +39,26 @@ pub trait CacheBackend: Send + Sync + 'static {
     /// # Errors
     /// When that cannot be found out.
     async fn nearest(&self, group: &Group) -> Result<Vec<Trace>, BoxError>;
+
+    /// How long each of `steps` took, in milliseconds, as far as that is known: by the record
+    /// under its key, else by the last one in the first of its groups that has any. This
+    /// machine's cache is asked, once in a solve at the most, when steps have to wait for one
+    /// another.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    async fn costs(&self, steps: &[PastStep]) -> Result<Vec<Option<u64>>, BoxError> {
+        Ok(vec![None; steps.len()])
+    }
+}
+
+/// How to find what a step took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastStep {
+    /// Its definition key.
+    pub key: CacheKey,
+    /// Where similar ones are found, the most similar first.
+    pub groups: Vec<Group>,
 }
 
 /// A step that ran: what it was and what came out.

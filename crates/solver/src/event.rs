@@ -25,9 +25,10 @@ impl EventSink for NoEvents {
 /// Something that happened in a solve.
 ///
 /// A vertex that has to be looked at reports one of: `Cached`, or [`Missed`, `Started`]
-/// and then one of `Finished`, `Failed`, `Canceled`. `Canceled` may also follow `Missed`
-/// alone, for a vertex that waited for its turn. Sources report no `Missed`. A vertex
-/// below one that is cached reports nothing.
+/// and then one of `Finished`, `Failed`, `Canceled`. Before that, it may report `Waiting`.
+/// Sources report no `Missed`. A vertex below one that is cached reports nothing, nor does
+/// one whose turn had not come when the build ended; one whose input cannot be read reports
+/// `Failed` alone.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {

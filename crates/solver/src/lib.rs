@@ -80,6 +80,7 @@
 
 mod build;
 mod cache;
+mod cost;
 mod digest;
 mod error;
 mod event;
@@ -103,16 +104,17 @@ mod tiers;
 mod twins;
 
 pub use cache::{
-    CacheBackend, CacheRecord, NEAREST_MAX, RECORD_BYTES_MAX, RecordError, RecordedOutput,
-    RecordedPath, RecordedPaths, Trace,
+    CacheBackend, CacheRecord, NEAREST_MAX, PastStep, RECORD_BYTES_MAX, RecordError,
+    RecordedOutput, RecordedPath, RecordedPaths, Trace,
 };
 pub use digest::{CacheKey, ContentDigest, Group};
 pub use error::SolveError;
 pub use event::{Event, EventSink, HitKey, LogStream, NoEvents, Origin};
 pub use executor::{BoxError, Executor, PathDigest, ResourceClass, StepContext};
 pub use key::{Field, KeyFields};
-pub use lock::{FlightGuard, FlightLock, NoLock};
+pub use lock::{FlightGuard, FlightLock, Locking, NoLock};
 pub use memory::MemoryCache;
 pub use miss::{FieldChange, InputChange, MissReason, PathChange, PathChangeKind};
+pub use permit::Places;
 pub use solver::{Limits, SolveRequest, Solver};
 pub use tiers::{CacheTiers, RemoteCache};

@@ -9,16 +9,34 @@ use crate::{BoxError, CacheKey};
 
 /// Locks a content key across processes.
 ///
-/// The solver takes at most one lock per step, after the cache had no answer, asks the
-/// cache again once it has it, and holds it until the step is recorded. While it holds
-/// one it waits for no other step, so that locks cannot wait for one another in a ring.
+/// The solver locks a step when it has a place to run it in, asks the cache again once it has
+/// the lock, and holds it until the step is recorded. Whoever holds a lock runs: it waits
+/// neither for a place nor for another lock, so that none wait for one another in a ring, and
+/// there are no more locks than places. Who does not get one gives its place back and waits.
 #[async_trait]
 pub trait FlightLock: Send + Sync + 'static {
-    /// Waits until this process alone may run `key`; `None` where nothing is locked.
+    /// Locks `key`, if no other process has it.
     ///
     /// # Errors
     /// When it cannot be locked: the step runs without.
-    async fn lock(&self, key: &CacheKey) -> Result<Option<FlightGuard>, BoxError>;
+    async fn try_lock(&self, key: &CacheKey) -> Result<Locking, BoxError>;
+
+    /// Waits until no other process has `key`, which another may have had again by then.
+    ///
+    /// # Errors
+    /// When that cannot be found out: the step runs without a lock.
+    async fn released(&self, key: &CacheKey) -> Result<(), BoxError>;
+}
+
+/// What came of locking.
+#[derive(Debug)]
+pub enum Locking {
+    /// This process alone may run the step.
+    Locked(FlightGuard),
+    /// Another process has it.
+    Taken,
+    /// Nothing is locked here.
+    None,
 }
 
 /// Holds a lock until dropped.
@@ -43,7 +61,11 @@ pub struct NoLock;
 
 #[async_trait]
 impl FlightLock for NoLock {
-    async fn lock(&self, _key: &CacheKey) -> Result<Option<FlightGuard>, BoxError> {
-        Ok(None)
+    async fn try_lock(&self, _key: &CacheKey) -> Result<Locking, BoxError> {
+        Ok(Locking::None)
+    }
+
+    async fn released(&self, _key: &CacheKey) -> Result<(), BoxError> {
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::{BoxError, CacheBackend, CacheKey, CacheRecord, Group, NEAREST_MAX, Trace};
+use crate::{BoxError, CacheBackend, CacheKey, CacheRecord, Group, NEAREST_MAX, PastStep, Trace};
 
 /// Remembers results in memory.
 #[derive(Debug, Default)]
@@ -69,5 +69,20 @@ impl CacheBackend for MemoryCache {
         let state = self.lock();
         let traces = state.groups.get(group).into_iter().flatten();
         Ok(traces.map(|record| record.trace.clone()).collect())
+    }
+
+    async fn costs(&self, steps: &[PastStep]) -> Result<Vec<Option<u64>>, BoxError> {
+        let state = self.lock();
+        let cost = |step: &PastStep| {
+            let exact = state.records.get(&step.key);
+            let similar = || {
+                let groups = step.groups.iter();
+                groups
+                    .flat_map(|group| state.groups.get(group)?.first())
+                    .next()
+            };
+            Some(exact.or_else(similar)?.cost_ms)
+        };
+        Ok(steps.iter().map(cost).collect())
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! A free place goes to the build with the fewest places taken in that class (the one
 //! served longest ago among equals), and within it to the step with the highest
-//! priority (the one that asked first among equals).
+//! priority (the one that asked first among equals). A build takes no more places than it
+//! is allowed itself, and all together no more than the most generous of them is allowed.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -13,57 +16,109 @@ use tokio::sync::oneshot;
 use crate::ResourceClass;
 use crate::solver::Limits;
 
-/// Tells the solves of one solver apart.
+/// Tells the solves that share places apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BuildId(pub(crate) u64);
 
-/// The places of every class.
-#[derive(Debug)]
-pub(crate) struct Permits {
+/// The places that steps run in: shared by the builds that should take turns. Each build
+/// brings its own [`Limits`].
+#[derive(Clone, Default)]
+pub struct Places(Arc<Classes>);
+
+#[derive(Default)]
+struct Classes {
+    builds: AtomicU64,
     network: Arc<Class>,
     cpu: Arc<Class>,
     run: Arc<Class>,
 }
 
-impl Permits {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        Self {
-            network: Class::new(limits.network_jobs),
-            cpu: Class::new(limits.cpu_jobs),
-            run: Class::new(limits.run_jobs),
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Places")
+    }
+}
+
+/// A build's way to the places.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    places: Places,
+    build: BuildId,
+    network: usize,
+    cpu: usize,
+    run: usize,
+}
+
+/// What came of asking for a place.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Here it is; none is needed where the class has no limit.
+    Place(Option<Permit>),
+    /// All are taken.
+    Full,
+}
+
+impl Places {
+    /// The way of a new build to the places.
+    pub(crate) fn enter(&self, limits: &Limits) -> Seat {
+        Seat {
+            places: self.clone(),
+            build: BuildId(self.0.builds.fetch_add(1, Ordering::Relaxed)),
+            network: limits.network_jobs.max(1),
+            cpu: limits.cpu_jobs.max(1),
+            run: limits.run_jobs.max(1),
+        }
+    }
+}
+
+impl Seat {
+    /// Takes a place if there is a free one.
+    pub(crate) fn try_take(&self, class: ResourceClass) -> Taken {
+        let Some((class, allowed)) = self.class(class) else {
+            return Taken::Place(None);
+        };
+        match class.try_take(self.build, allowed) {
+            true => Taken::Place(Some(Permit {
+                class: class.clone(),
+                build: self.build,
+            })),
+            false => Taken::Full,
         }
     }
 
     /// Waits for a place; `None` where the class has no limit. Gives up its turn when
     /// dropped.
-    pub(crate) async fn acquire(
-        &self,
-        class: ResourceClass,
-        build: BuildId,
-        priority: u64,
-    ) -> Option<Permit> {
-        let class = match class {
-            ResourceClass::Network => &self.network,
-            ResourceClass::Cpu => &self.cpu,
-            ResourceClass::Run => &self.run,
-            ResourceClass::None => return None,
-        };
-        Some(class.queue(build, priority).granted().await)
+    pub(crate) async fn take(&self, class: ResourceClass, priority: u64) -> Option<Permit> {
+        let (class, allowed) = self.class(class)?;
+        Some(class.queue(self.build, allowed, priority).granted().await)
+    }
+
+    /// The class, and how many of its places this build may take.
+    fn class(&self, class: ResourceClass) -> Option<(&Arc<Class>, usize)> {
+        let classes = &self.places.0;
+        match class {
+            ResourceClass::Network => Some((&classes.network, self.network)),
+            ResourceClass::Cpu => Some((&classes.cpu, self.cpu)),
+            ResourceClass::Run => Some((&classes.run, self.run)),
+            ResourceClass::None => None,
+        }
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Class(Mutex<State>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    free: usize,
+    running: usize,
     clock: u64,
+    /// Those that have or want a place.
     builds: BTreeMap<BuildId, Queue>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
+    allowed: usize,
     running: usize,
     served: u64,
     waiting: BTreeMap<Rank, oneshot::Sender<()>>,
@@ -73,23 +128,31 @@ struct Queue {
 type Rank = (Reverse<u64>, u64);
 
 impl Class {
-    fn new(places: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
-            free: places.max(1),
-            clock: 0,
-            builds: BTreeMap::new(),
-        })))
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queue(self: &Arc<Self>, build: BuildId, priority: u64) -> Waiter {
+    fn try_take(&self, build: BuildId, allowed: usize) -> bool {
+        let mut state = self.lock();
+        state.queue_of(build, allowed);
+        // Whoever waits and could have a place has it already.
+        let is_free = state.has_room() && state.builds[&build].may_run_more();
+        if is_free {
+            let now = state.tick();
+            state.running += 1;
+            state.queue_of(build, allowed).serve(now);
+            // There may be room for more with a generous build among them.
+            state.grant();
+        }
+        state.forget(build);
+        is_free
+    }
+
+    fn queue(self: &Arc<Self>, build: BuildId, allowed: usize, priority: u64) -> Waiter {
         let (granted, receiver) = oneshot::channel();
         let mut state = self.lock();
         let rank = (Reverse(priority), state.tick());
-        let queue = state.builds.entry(build).or_default();
+        let queue = state.queue_of(build, allowed);
         queue.waiting.insert(rank, granted);
         state.grant();
         drop(state);
@@ -104,12 +167,12 @@ impl Class {
 
     fn release(&self, build: BuildId) {
         let mut state = self.lock();
-        state.free += 1;
+        state.running -= 1;
         if let Some(queue) = state.builds.get_mut(&build) {
             queue.running -= 1;
         }
-        state.grant();
         state.forget(build);
+        state.grant();
     }
 }
 
@@ -119,19 +182,31 @@ impl State {
         self.clock
     }
 
+    fn queue_of(&mut self, build: BuildId, allowed: usize) -> &mut Queue {
+        let queue = self.builds.entry(build).or_default();
+        queue.allowed = allowed;
+        queue
+    }
+
+    /// Whether all builds together may run one more.
+    fn has_room(&self) -> bool {
+        let most = self.builds.values().map(|queue| queue.allowed).max();
+        most.is_some_and(|most| self.running < most)
+    }
+
     fn grant(&mut self) {
-        while self.free > 0 {
+        while self.has_room() {
             let now = self.tick();
-            let waiting = self.builds.values_mut().filter(|q| !q.waiting.is_empty());
+            let builds = self.builds.values_mut();
+            let waiting = builds.filter(|queue| !queue.waiting.is_empty() && queue.may_run_more());
             let Some(queue) = waiting.min_by_key(|queue| (queue.running, queue.served)) else {
                 return;
             };
             let Some((_, granted)) = queue.waiting.pop_first() else {
                 return;
             };
-            queue.running += 1;
-            queue.served = now;
-            self.free -= 1;
+            queue.serve(now);
+            self.running += 1;
             // The receiver outlives its place in the queue: see `Waiter::drop`.
             let _ = granted.send(());
         }
@@ -142,6 +217,17 @@ impl State {
         if self.builds.get(&build).is_some_and(idle) {
             self.builds.remove(&build);
         }
+    }
+}
+
+impl Queue {
+    fn may_run_more(&self) -> bool {
+        self.running < self.allowed
+    }
+
+    fn serve(&mut self, now: u64) {
+        self.running += 1;
+        self.served = now;
     }
 }
 
@@ -200,17 +286,26 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
 
-    fn one_place() -> Permits {
-        Permits::new(&Limits::new(1, 1))
+    const RUN: ResourceClass = ResourceClass::Run;
+
+    fn seat(places: &Places, jobs: usize) -> Seat {
+        places.enter(&Limits::new(jobs, 1))
+    }
+
+    #[track_caller]
+    fn taken(seat: &Seat) -> Permit {
+        match seat.try_take(RUN) {
+            Taken::Place(Some(permit)) => permit,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn the_critical_path_goes_first() {
-        let permits = one_place();
-        let run = ResourceClass::Run;
-        let held = permits.acquire(run, BuildId(1), 0).now_or_never().unwrap();
-        let mut low = Box::pin(permits.acquire(run, BuildId(1), 3));
-        let mut high = Box::pin(permits.acquire(run, BuildId(1), 7));
+        let seat = seat(&Places::default(), 1);
+        let held = taken(&seat);
+        let mut low = Box::pin(seat.take(RUN, 3));
+        let mut high = Box::pin(seat.take(RUN, 7));
         assert!((&mut low).now_or_never().is_none());
         assert!((&mut high).now_or_never().is_none());
         drop(held);
@@ -223,15 +318,11 @@ mod tests {
 
     #[test]
     fn builds_take_turns_whatever_their_priorities() {
-        let permits = Permits::new(&Limits::new(2, 1));
-        let run = ResourceClass::Run;
-        let mut first = Vec::new();
-        for priority in 0..2 {
-            let permit = permits.acquire(run, BuildId(1), 100 + priority);
-            first.push(permit.now_or_never().unwrap());
-        }
-        let mut greedy = Box::pin(permits.acquire(run, BuildId(1), 100));
-        let mut modest = Box::pin(permits.acquire(run, BuildId(2), 1));
+        let places = Places::default();
+        let (large, small) = (seat(&places, 2), seat(&places, 2));
+        let mut first = vec![taken(&large), taken(&large)];
+        let mut greedy = Box::pin(large.take(RUN, 100));
+        let mut modest = Box::pin(small.take(RUN, 1));
         assert!((&mut greedy).now_or_never().is_none());
         assert!((&mut modest).now_or_never().is_none());
         first.pop();
@@ -240,13 +331,30 @@ mod tests {
     }
 
     #[test]
+    fn a_build_takes_what_it_is_allowed_and_all_what_the_most_generous_is() {
+        let places = Places::default();
+        let (one, three) = (seat(&places, 1), seat(&places, 3));
+        let first = taken(&one);
+        assert!(matches!(one.try_take(RUN), Taken::Full));
+        let more = [taken(&three), taken(&three)];
+        assert!(matches!(three.try_take(RUN), Taken::Full));
+        drop(first);
+        let last = taken(&three);
+        assert!(matches!(one.try_take(RUN), Taken::Full), "three run");
+        // Those who have and want nothing do not count.
+        drop((more, last));
+        let _held = taken(&one);
+        assert!(matches!(one.try_take(RUN), Taken::Full));
+    }
+
+    #[test]
     fn a_waiter_that_leaves_gives_up_its_turn_even_when_granted() {
-        let permits = one_place();
-        let run = ResourceClass::Run;
-        let held = permits.acquire(run, BuildId(1), 0).now_or_never().unwrap();
-        let mut gone = Box::pin(permits.acquire(run, BuildId(1), 9));
-        let mut granted = Box::pin(permits.acquire(run, BuildId(2), 9));
-        let mut last = Box::pin(permits.acquire(run, BuildId(1), 0));
+        let places = Places::default();
+        let (one, two) = (seat(&places, 1), seat(&places, 1));
+        let held = taken(&one);
+        let mut gone = Box::pin(one.take(RUN, 9));
+        let mut granted = Box::pin(two.take(RUN, 9));
+        let mut last = Box::pin(one.take(RUN, 0));
         assert!((&mut gone).now_or_never().is_none());
         assert!((&mut granted).now_or_never().is_none());
         assert!((&mut last).now_or_never().is_none());
@@ -254,14 +362,14 @@ mod tests {
         drop(held); // grants build 2, which never looks
         drop(granted);
         assert!(last.now_or_never().is_some());
-        assert!(permits.run.lock().builds.is_empty());
+        assert!(places.0.run.lock().builds.is_empty());
     }
 
     #[test]
     fn classes_do_not_wait_for_one_another() {
-        let permits = one_place();
-        let classes = [ResourceClass::Run, ResourceClass::Cpu, ResourceClass::None];
-        let held = classes.map(|class| permits.acquire(class, BuildId(1), 0).now_or_never());
-        assert!(held.iter().all(Option::is_some));
+        let seat = seat(&Places::default(), 1);
+        let classes = [RUN, ResourceClass::Cpu, ResourceClass::None];
+        let held = classes.map(|class| seat.try_take(class));
+        assert!(held.iter().all(|taken| matches!(taken, Taken::Place(_))));
     }
 }

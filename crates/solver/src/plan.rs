@@ -1,4 +1,4 @@
-//! What is known of a solve before anything runs: pins, definition keys, priorities.
+//! What is known of a solve before anything runs: pins and definition keys.
 //!
 //! Everything is computed bottom-up in the graph's arena, without recursion, so that
 //! deep graphs are as good as wide ones.
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use longshore_graph::{Graph, Input, Op, Selection, Vertex, VertexId};
+use longshore_graph::{Input, Op, Selection, Vertex, VertexId};
 
 use crate::key::{self, InputDefinition};
 use crate::{
@@ -29,8 +29,6 @@ pub(crate) struct Planned {
     pub(crate) definition: Option<CacheKey>,
     /// It must run, or something below it must: only the content key may be asked for.
     pub(crate) fresh: bool,
-    /// The weight of the longest way from here to a target.
-    pub(crate) priority: u64,
     /// What it uses while it runs.
     pub(crate) class: ResourceClass,
     /// How many vertices of its kind stand before it in its stage.
@@ -68,7 +66,6 @@ impl Plan {
             *place += 1;
             plan.vertices[id.index()] = Some(planned);
         }
-        plan.prioritise(graph, needed);
         plan
     }
 
@@ -84,7 +81,6 @@ impl Plan {
         let mut planned = Planned {
             definition: None,
             fresh: false,
-            priority: weight(class),
             class,
             place,
         };
@@ -116,15 +112,12 @@ impl Plan {
         Some(InputDefinition::Pinned(*pin))
     }
 
-    fn prioritise(&mut self, graph: &Graph, needed: &[VertexId]) {
-        for &id in needed.iter().rev() {
-            let above = self.vertices[id.index()].as_ref().map_or(0, |v| v.priority);
-            for input in &graph.vertex(id).inputs {
-                if let Some(below) = &mut self.vertices[input.vertex.index()] {
-                    below.priority = below.priority.max(above + weight(below.class));
-                }
-            }
-        }
+    /// The vertices that the targets need, inputs before what needs them.
+    pub(crate) fn needed(&self) -> impl DoubleEndedIterator<Item = (VertexId, &Planned)> {
+        let all = self.vertices.iter().enumerate();
+        all.filter_map(|(index, planned)| {
+            Some((VertexId(u32::try_from(index).ok()?), planned.as_ref()?))
+        })
     }
 
     /// What is known of a vertex; `None` where no target needs it.
@@ -134,9 +127,8 @@ impl Plan {
 
     /// The definition keys of what the targets need.
     pub(crate) fn definitions(&self) -> Vec<(VertexId, CacheKey)> {
-        let known = self.vertices.iter().zip(0..);
-        known
-            .filter_map(|(planned, id)| Some((VertexId(id), planned.as_ref()?.definition?)))
+        self.needed()
+            .filter_map(|(id, planned)| Some((id, planned.definition?)))
             .collect()
     }
 
@@ -168,16 +160,6 @@ fn without_counter(name: &str) -> &str {
     {
         Some((_, text)) => text,
         None => name,
-    }
-}
-
-/// How long a step of a class takes, roughly, in comparison with others.
-fn weight(class: ResourceClass) -> u64 {
-    match class {
-        ResourceClass::Run => 20,
-        ResourceClass::Network => 10,
-        ResourceClass::Cpu => 2,
-        ResourceClass::None => 1,
     }
 }
 

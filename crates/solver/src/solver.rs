@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use longshore_graph::{Graph, Input};
@@ -11,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build::Build;
 use crate::error::with_causes;
 use crate::flight::Flights;
-use crate::permit::{BuildId, Permits};
+use crate::permit::Places;
 use crate::plan::{PinFailure, Plan};
 use crate::{CacheTiers, Event, EventSink, Executor, FlightLock, SolveError};
 
@@ -74,7 +73,6 @@ impl<T> fmt::Debug for SolveRequest<T> {
 /// common runs once, and they take turns where there is not room for all.
 pub struct Solver<T> {
     shared: Arc<Shared<T>>,
-    builds: AtomicU64,
 }
 
 /// What the builds of a solver share.
@@ -82,22 +80,31 @@ pub(crate) struct Shared<T> {
     pub(crate) cache: CacheTiers,
     pub(crate) lock: Arc<dyn FlightLock>,
     pub(crate) limits: Limits,
-    pub(crate) permits: Permits,
+    pub(crate) places: Places,
     pub(crate) flights: Arc<Flights<T>>,
 }
 
 impl<T: Clone + Send + Sync + 'static> Solver<T> {
     /// A solver that remembers in `cache`.
     pub fn new(cache: CacheTiers, lock: Arc<dyn FlightLock>, limits: Limits) -> Self {
+        Self::among(&Places::default(), cache, lock, limits)
+    }
+
+    /// A solver whose builds take turns with those of other solvers on the same `places`.
+    pub fn among(
+        places: &Places,
+        cache: CacheTiers,
+        lock: Arc<dyn FlightLock>,
+        limits: Limits,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 cache,
                 lock,
-                permits: Permits::new(&limits),
                 limits,
+                places: places.clone(),
                 flights: Flights::new(),
             }),
-            builds: AtomicU64::new(0),
         }
     }
 
@@ -109,7 +116,6 @@ impl<T: Clone + Send + Sync + 'static> Solver<T> {
     /// solve has stopped by then.
     pub async fn solve(&self, request: SolveRequest<T>) -> Result<Vec<T>, SolveError> {
         check_targets(&request)?;
-        let id = BuildId(self.builds.fetch_add(1, Ordering::Relaxed));
         let stop = request.cancel.child_token();
         let planned = stop.run_until_cancelled(Box::pin(Plan::new(&request)));
         let plan = match planned.await {
@@ -130,7 +136,7 @@ impl<T: Clone + Send + Sync + 'static> Solver<T> {
             vertices,
             definitions: plan.definitions(),
         });
-        Build::new(id, self.shared.clone(), request, plan, stop)
+        Build::new(self.shared.clone(), request, plan, stop)
             .run()
             .await
     }

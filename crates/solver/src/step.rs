@@ -15,8 +15,8 @@ use crate::slot::Publisher;
 use crate::tiers::{Answer, Tier};
 use crate::twins::Done;
 use crate::{
-    CacheKey, CacheRecord, ContentDigest, Event, HitKey, KeyFields, MissReason, Origin, PathDigest,
-    RecordedOutput, SolveError, Trace, key, paths,
+    CacheKey, CacheRecord, ContentDigest, Event, HitKey, KeyFields, Locking, MissReason, Origin,
+    PathDigest, RecordedOutput, SolveError, Trace, key, paths,
 };
 
 /// How many inputs of a step are hashed at the same time.
@@ -49,11 +49,10 @@ struct Hit<T> {
     from: Origin,
 }
 
-/// A result, how long it took, and the place that it took.
+/// A result, and how long it took.
 struct Ran<T> {
     outputs: Outputs<T>,
     duration: Duration,
-    place: Option<Permit>,
 }
 
 impl<T: Clone + Send + Sync + 'static> Build<T> {
@@ -68,6 +67,8 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
     ) -> Result<(), Stop> {
         let vertex = self.request.graph.vertex(id);
         if matches!(vertex.op, Op::Source(_)) {
+            let _place = self.unless_stopped(self.place(id)).await?;
+            self.go_on()?;
             let ran = Box::pin(self.execute(id, vertex, &[])).await?;
             slot.publish(ran.outputs);
             return Ok(());
@@ -238,7 +239,8 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
             return Ok(());
         }
         *done = Some(if must_run {
-            self.run_step(&step, slot).await?
+            let place = self.unless_stopped(self.place(step.id)).await?;
+            self.run_step(&step, place, slot).await?
         } else {
             self.share(&mut step, slot).await?
         });
@@ -290,25 +292,42 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
 
     /// Asks the caches, and runs the step when they have nothing.
     async fn lead(&self, step: &mut Step<'_, T>, slot: &Publisher<T>) -> Result<Done<T>, Stop> {
-        if let Some(hit) = self.ask(step).await? {
-            return Ok(self.found_by_content(step, hit, slot).await);
+        let mut told = false;
+        loop {
+            if let Some(hit) = self.ask(step).await? {
+                return Ok(self.found_by_content(step, hit, slot).await);
+            }
+            let place = self.unless_stopped(self.place(step.id)).await?;
+            match self.lock(step).await? {
+                Locking::None => return self.run_step(step, place, slot).await,
+                Locking::Locked(_guard) => {
+                    // Another process may have run it since the cache was asked.
+                    return match self.ask(step).await? {
+                        Some(hit) => Ok(self.found_by_content(step, hit, slot).await),
+                        None => self.run_step(step, place, slot).await,
+                    };
+                }
+                Locking::Taken => {
+                    drop(place);
+                    if !std::mem::replace(&mut told, true) {
+                        self.emit(Event::Waiting { vertex: step.id });
+                    }
+                    self.released(step).await?;
+                }
+            }
         }
-        let guard = self.lock(step).await?;
-        // Another process may have run it while this one waited for the lock.
-        if guard.is_some()
-            && let Some(hit) = self.ask(step).await?
-        {
-            return Ok(self.found_by_content(step, hit, slot).await);
-        }
-        let done = self.run_step(step, slot).await;
-        drop(guard);
-        done
     }
 
-    /// Runs the step and records what it made.
-    async fn run_step(&self, step: &Step<'_, T>, slot: &Publisher<T>) -> Result<Done<T>, Stop> {
+    /// Runs the step in its place and records what it made.
+    async fn run_step(
+        &self,
+        step: &Step<'_, T>,
+        place: Option<Permit>,
+        slot: &Publisher<T>,
+    ) -> Result<Done<T>, Stop> {
         let files = self.unless_stopped(self.describe(step)).await?;
         let reason = self.unless_stopped(self.reason(step, &files)).await?;
+        self.go_on()?;
         self.emit(Event::Missed {
             vertex: step.id,
             key: step.key,
@@ -323,7 +342,7 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
             self.cache.record_locally(&step.keys(), &record).await;
             // Not before: what follows this step asks for a place meanwhile, and may
             // matter more than what already waits. Not later: other machines are slow.
-            drop(ran.place);
+            drop(place);
             self.cache.record_remotely(&step.keys(), &record).await;
         }
         let outputs = ran.outputs;
@@ -345,18 +364,25 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         }
     }
 
-    async fn lock(&self, step: &Step<'_, T>) -> Result<Option<crate::FlightGuard>, Stop> {
-        match self
-            .unless_stopped(self.shared.lock.lock(&step.key))
-            .await?
-        {
-            Ok(guard) => Ok(guard),
-            Err(error) => {
-                self.cache
-                    .trouble(&Origin::Local, "lock", with_causes(&*error));
-                Ok(None)
-            }
+    async fn lock(&self, step: &Step<'_, T>) -> Result<Locking, Stop> {
+        let lock = self.shared.lock.try_lock(&step.key);
+        Ok(self.unless_stopped(lock).await?.unwrap_or_else(|error| {
+            self.lock_trouble(&*error);
+            Locking::None
+        }))
+    }
+
+    async fn released(&self, step: &Step<'_, T>) -> Result<(), Stop> {
+        let released = self.shared.lock.released(&step.key);
+        if let Err(error) = self.unless_stopped(released).await? {
+            self.lock_trouble(&*error);
         }
+        Ok(())
+    }
+
+    fn lock_trouble(&self, error: &(dyn std::error::Error + 'static)) {
+        self.cache
+            .trouble(&Origin::Local, "lock", with_causes(error));
     }
 
     async fn found_by_content(
@@ -388,18 +414,8 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         }
     }
 
-    /// Waits for a place, runs the step, and reports how it went.
+    /// Does the work of a vertex that has its place, and reports how it went.
     async fn execute(&self, id: VertexId, vertex: &Vertex, inputs: &[T]) -> Result<Ran<T>, Stop> {
-        let planned = self.plan.get(id).ok_or(Stop::Canceled)?;
-        let place = self
-            .shared
-            .permits
-            .acquire(planned.class, self.id, planned.priority);
-        let place = self.unless_stopped(place).await;
-        let Some(place) = place.ok().filter(|_| !self.stop.is_cancelled()) else {
-            self.emit(Event::Canceled { vertex: id });
-            return Err(Stop::Canceled);
-        };
         self.emit(Event::Started { vertex: id });
         let began = Instant::now();
         let ctx = self.context(id);
@@ -415,11 +431,7 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
                     duration,
                 });
                 let outputs = outputs.into();
-                Ok(Ran {
-                    outputs,
-                    duration,
-                    place,
-                })
+                Ok(Ran { outputs, duration })
             }
             Some(Err(error)) if !self.stop.is_cancelled() => {
                 let failed = SolveError::Step {

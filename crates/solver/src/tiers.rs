@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::{BoxError, CacheBackend, CacheKey, CacheRecord, Event, Group, Origin, Trace};
+use crate::{BoxError, CacheBackend, CacheKey, CacheRecord, Event, Group, Origin, PastStep, Trace};
 
 /// After so many failures in a row a cache is not asked again in the same solve: a
 /// registry that does not answer must not slow every step down.
@@ -133,6 +133,17 @@ impl CacheAccess {
             }
         }
         found
+    }
+
+    /// What steps took, as far as this machine's cache knows: the others are far away.
+    pub(crate) async fn costs(&self, steps: &[PastStep]) -> Vec<Option<u64>> {
+        let Some(local) = self.readers.first() else {
+            return Vec::new();
+        };
+        match self.ask(local, "costs", local.backend.costs(steps)).await {
+            Answer::Known(costs) => costs,
+            Answer::Failed => Vec::new(),
+        }
     }
 
     /// Tells this machine's cache everything, and the others what may leave it.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use longshore_content::cache_records::CacheRecord;
+use longshore_content::cache_records::{CacheRecord, CostQuestion};
 use longshore_content::layers::{LayerBlob, LayerRecord};
 use longshore_content::registry::{ManifestName, NewManifest, PutManifest};
 use longshore_content::{StateRoot, UploadId};
@@ -200,6 +200,36 @@ fn cache_records_come_back_as_they_were() {
     assert_eq!(cache.get(&[2; 32]).unwrap(), Some(replaced));
     assert_eq!(cache.remove(&[[1; 32], [7; 32]]).unwrap(), 1);
     assert_eq!(cache.list().unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_result_cost_is_known_by_its_key_and_else_by_the_last_similar_one() {
+    let (_dir, root) = root();
+    let cache = root.cache_records();
+    let cost = |number: u8, grouping: &str, cost_ms| CacheRecord {
+        grouping: grouping.to_owned(),
+        cost_ms,
+        ..cache_record(number)
+    };
+    // The higher the number, the later it was used.
+    let records = [
+        cost(1, "text", 10),
+        cost(2, "place", 20),
+        cost(3, "text", 30),
+    ];
+    cache.put(&records).unwrap();
+    let ask = |number: u8, groupings: &[&str]| CostQuestion {
+        key: [number; 32],
+        groupings: groupings.iter().map(|&name| name.to_owned()).collect(),
+    };
+    let questions = [
+        ask(1, &["place"]),
+        ask(7, &["text", "place"]),
+        ask(7, &["none", "place"]),
+        ask(7, &["none"]),
+    ];
+    let costs = cache.costs_ms(&questions).unwrap();
+    assert_eq!(costs, [Some(10), Some(30), Some(20), None]);
 }
 
 #[test]

@@ -5,9 +5,11 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use longshore_content::StateRoot;
-use longshore_content::cache_records::CacheRecord as Row;
+use longshore_content::cache_records::{CacheRecord as Row, CostQuestion};
 use longshore_oci::LayerId;
-use longshore_solver::{BoxError, CacheBackend, CacheKey, CacheRecord, Group, NEAREST_MAX, Trace};
+use longshore_solver::{
+    BoxError, CacheBackend, CacheKey, CacheRecord, Group, NEAREST_MAX, PastStep, Trace,
+};
 use tokio::task::spawn_blocking;
 
 use crate::layer::LayerKey;
@@ -59,6 +61,16 @@ impl CacheBackend for StoredCache {
         }
         traces.sort_by_key(|trace| std::cmp::Reverse(trace.created_s));
         Ok(traces)
+    }
+
+    async fn costs(&self, steps: &[PastStep]) -> Result<Vec<Option<u64>>, BoxError> {
+        let question = |step: &PastStep| CostQuestion {
+            key: step.key.0,
+            groupings: step.groups.iter().map(ToString::to_string).collect(),
+        };
+        let questions: Vec<_> = steps.iter().map(question).collect();
+        let records = self.root.cache_records();
+        Ok(spawn_blocking(move || records.costs_ms(&questions)).await??)
     }
 }
 

@@ -4,10 +4,15 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use longshore_solver::{BoxError, CacheKey, FlightGuard, FlightLock};
+use longshore_solver::{BoxError, CacheKey, FlightGuard, FlightLock, Locking};
 use tokio::task::spawn_blocking;
+
+/// How long to wait before it is looked again whether a lock is free: at first, and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(80);
 
 /// Locks a file for each key.
 #[derive(Debug)]
@@ -19,14 +24,38 @@ impl FileLocks {
     pub(crate) fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
+
+    fn path(&self, key: &CacheKey) -> PathBuf {
+        self.directory.join(key.to_string())
+    }
 }
 
 #[async_trait]
 impl FlightLock for FileLocks {
-    async fn lock(&self, key: &CacheKey) -> Result<Option<FlightGuard>, BoxError> {
-        let path = self.directory.join(key.to_string());
-        let lock = spawn_blocking(move || LockedFile::lock(path)).await??;
-        Ok(Some(FlightGuard::new(lock)))
+    async fn try_lock(&self, key: &CacheKey) -> Result<Locking, BoxError> {
+        let path = self.path(key);
+        let lock = spawn_blocking(move || {
+            create_parent(&path)?;
+            LockedFile::try_lock(path)
+        });
+        let locked = lock.await??;
+        Ok(locked.map_or(Locking::Taken, |lock| {
+            Locking::Locked(FlightGuard::new(lock))
+        }))
+    }
+
+    /// Looks again and again, and keeps no thread meanwhile: there may be as many to wait for
+    /// as the build has steps.
+    async fn released(&self, key: &CacheKey) -> Result<(), BoxError> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let path = self.path(key);
+            if spawn_blocking(move || is_free(&path)).await?? {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
     }
 }
 
@@ -40,9 +69,7 @@ pub(crate) struct LockedFile {
 impl LockedFile {
     /// Waits for the lock.
     pub(crate) fn lock(path: PathBuf) -> io::Result<Self> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
+        create_parent(&path)?;
         loop {
             let file = open(&path)?;
             file.lock()?;
@@ -81,6 +108,23 @@ impl Drop for LockedFile {
     fn drop(&mut self) {
         // Removed while it is locked: who waits for it sees that it is gone and begins again.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn create_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)
+}
+
+/// Whether nobody holds the lock.
+fn is_free(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        file => file?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -131,6 +175,28 @@ mod tests {
         drop(held);
         assert!(LockedFile::try_lock(path).unwrap().is_some());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_take_no_thread_and_learn_that_it_was_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let locks = FileLocks::new(folder.path().join("flights"));
+        let key = CacheKey([7; 32]);
+        let Locking::Locked(held) = locks.try_lock(&key).await.unwrap() else {
+            panic!("the first has it");
+        };
+        // More than the runtime has threads for what blocks.
+        let waiting: Vec<_> = (0..600).map(|_| locks.released(&key)).collect();
+        let waiting = futures_util::future::join_all(waiting);
+        let let_go = async {
+            let second = locks.try_lock(&key).await.unwrap();
+            assert!(matches!(second, Locking::Taken));
+            drop(held);
+        };
+        let (released, ()) = tokio::join!(waiting, let_go);
+        assert!(released.iter().all(Result::is_ok));
+        let again = locks.try_lock(&key).await.unwrap();
+        assert!(matches!(again, Locking::Locked(_)));
     }
 
     #[test]

@@ -424,8 +424,8 @@ impl Engine {
             cache.remotes = remote_cache::readers(self, &work.request.cache_from, work.progress);
         }
         let locks = Arc::new(locks::FileLocks::new(self.cache_directory(FLIGHTS)));
-        let solver: Solver<Tree> =
-            Solver::new(cache, locks, Limits::new(work.request.jobs, processors));
+        let limits = Limits::new(work.request.jobs, processors);
+        let solver: Solver<Tree> = Solver::among(self.places(), cache, locks, limits);
         let targets = lowered
             .platforms
             .iter()

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use super::Random;
-use crate::{BoxError, CacheBackend, CacheKey, CacheRecord, Group, Trace};
+use crate::{BoxError, CacheBackend, CacheKey, CacheRecord, Group, PastStep, Trace};
 
 /// When a [`FaultyCache`] fails.
 #[derive(Debug)]
@@ -96,5 +96,9 @@ impl<C: CacheBackend> CacheBackend for FaultyCache<C> {
 
     async fn nearest(&self, group: &Group) -> Result<Vec<Trace>, BoxError> {
         self.call(self.inner.nearest(group)).await
+    }
+
+    async fn costs(&self, steps: &[PastStep]) -> Result<Vec<Option<u64>>, BoxError> {
+        self.call(self.inner.costs(steps)).await
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::key::{self, KeyFields};
 use crate::{
-    CacheBackend, CacheKey, CacheRecord, ContentDigest, Group, NEAREST_MAX, RecordedOutput, Trace,
+    CacheBackend, CacheKey, CacheRecord, ContentDigest, Group, NEAREST_MAX, PastStep,
+    RecordedOutput, Trace,
 };
 
 /// Runs the contract of [`CacheBackend`] against an empty `cache`.
@@ -15,6 +16,21 @@ pub async fn cache_conformance(cache: &dyn CacheBackend) {
     the_last_record_of_a_key_counts(cache).await;
     traces_come_newest_first_and_are_bounded(cache).await;
     a_key_that_ran_again_has_one_trace(cache).await;
+    costs_are_the_records_own_or_not_known(cache).await;
+}
+
+async fn costs_are_the_records_own_or_not_known(cache: &dyn CacheBackend) {
+    let mut record = sample(50, 5, b"x");
+    record.cost_ms = 70;
+    put(cache, &[50], &record).await;
+    let step = |number: u8, group: u8| PastStep {
+        key: key(number),
+        groups: vec![Group([group; 32])],
+    };
+    let steps = [step(50, 9), step(51, 5), step(52, 9)];
+    let costs = cache.costs(&steps).await.expect("a cache that works");
+    let knows = [Some(70), Some(70), None];
+    assert!(costs == knows || costs == [None; 3], "{costs:?}");
 }
 
 async fn nothing_is_known_at_first(cache: &dyn CacheBackend) {

@@ -34,6 +34,8 @@ pub(super) struct Book {
     pub(super) violations: Vec<String>,
     pub(super) failing: BTreeSet<String>,
     pub(super) hanging: BTreeSet<String>,
+    pub(super) lingering: BTreeSet<String>,
+    pub(super) takes_ms: BTreeMap<String, u64>,
     pub(super) chance: Option<Random>,
     pub(super) pace_ms: u64,
     pub(super) threads: bool,
@@ -76,11 +78,22 @@ impl World {
         self.book().hanging.insert(step.to_owned());
     }
 
+    /// Lets the step with this display name end, well, when it is cancelled and not before.
+    pub fn linger(&self, step: &str) {
+        self.book().lingering.insert(step.to_owned());
+    }
+
+    /// Lets the step with this display name take so long from now on.
+    pub fn takes(&self, step: &str, milliseconds: u64) {
+        self.book().takes_ms.insert(step.to_owned(), milliseconds);
+    }
+
     /// Lets every step succeed again.
     pub fn mend(&self) {
         let mut book = self.book();
         book.failing.clear();
         book.hanging.clear();
+        book.lingering.clear();
     }
 
     /// Loses the content of every stored result, so that steps have to run again.

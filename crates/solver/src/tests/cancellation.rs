@@ -73,6 +73,26 @@ async fn cancelling_ends_the_solve_and_every_step() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_step_that_ends_well_while_the_build_stops_is_not_done_again() {
+    let (mut graph, [_, _, slow, _]) = fork();
+    let after = run(&mut graph, slow, &["write", "after", "1"]);
+    let bench = bench();
+    bench.world.linger("write slow 1");
+    let events = Arc::new(Recorder::default());
+    let mut request = bench.request(&graph, &[after]);
+    request.events = events.clone();
+    let cancel = request.cancel.clone();
+    let (result, ()) = tokio::join!(in_time(bench.solver.solve(request)), async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        cancel.cancel();
+    });
+    assert!(matches!(result, Err(SolveError::Canceled)));
+    assert!(events.finished().contains(&slow));
+    bench.world.mend();
+    assert_eq!(bench.build(&graph, slow).await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_solve_that_is_cancelled_before_it_begins_runs_nothing() {
     let (graph, [good, ..]) = fork();
     let bench = bench();
@@ -155,6 +175,8 @@ async fn a_panic_in_a_step_fails_the_build_and_no_more() {
     let bench = bench();
     let outcome = bench.solve(&graph, &[panics]).await;
     assert!(matches!(outcome.result, Err(SolveError::Panicked { .. })));
+    let failed = |event: &Event| matches!(event, Event::Failed { vertex, .. } if *vertex == panics);
+    assert!(outcome.events.events().iter().any(failed));
     assert_eq!(bench.build(&graph, good).await, ["base", "write a 1"]);
 }
 

@@ -1,9 +1,12 @@
 //! What is not needed is not touched; what comes out the same is not built upon again.
 
+use std::sync::Arc;
+
 use longshore_graph::{Graph, VertexId};
 
 use super::support::*;
-use crate::{HitKey, Origin};
+use crate::testkit::{Faults, FaultyCache};
+use crate::{HitKey, MemoryCache, Origin};
 
 /// `FROM base`, `COPY app /app`, `RUN sum`.
 fn sample() -> (Graph, VertexId) {
@@ -36,6 +39,26 @@ async fn a_warm_build_asks_one_question_and_touches_nothing() {
     assert_eq!(warm.events.cached(), [hit]);
     assert!(warm.events.started().is_empty());
     assert_eq!(bench.world.runs().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cache_of_a_warm_build_is_asked_once_for_each_target() {
+    let (graph, target) = sample();
+    let cache = Arc::new(MemoryCache::default());
+    let warm = bench_on(&cache, Faults::Never);
+    warm.0.build(&graph, target).await;
+    let (mut again, counted) = bench_on(&cache, Faults::Never);
+    again.world = warm.0.world;
+    again.build(&graph, target).await;
+    assert_eq!(counted.calls(), 1);
+}
+
+fn bench_on(cache: &Arc<MemoryCache>, faults: Faults) -> (Bench, Arc<FaultyCache<MemoryCache>>) {
+    let counted = Arc::new(FaultyCache::new(cache.clone(), faults));
+    let on = Bench::on(counted.clone(), 4);
+    let filled = bench();
+    let world = filled.world;
+    (Bench { world, ..on }, counted)
 }
 
 #[tokio::test(start_paused = true)]

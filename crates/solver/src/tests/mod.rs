@@ -6,6 +6,7 @@ mod faults;
 mod keys;
 mod laziness;
 mod seeds;
+pub(crate) mod shake;
 mod shape;
 mod sharing;
 mod support;

@@ -1,11 +1,14 @@
-//! Thousands of small worlds: random graphs, several builds at once on one solver, steps
-//! that fail, builds that are cancelled or dropped, caches that fail. All on one thread
-//! with a paused clock, so that each seed always takes the same course.
+//! Thousands of small worlds: random graphs, several builds at once on one solver or on two
+//! that lock steps as processes do, steps that fail, builds that are cancelled or dropped,
+//! caches that fail or are pruned meanwhile. All on one thread with a paused clock and a
+//! scheduler that the seed decides, so that each seed takes a course of its own, and always
+//! the same.
 //!
 //! Held against [`evaluate`]: a build that succeeds has the right files, and the fake
-//! executor notes everything that runs twice or out of order.
+//! executor notes everything that runs twice or out of order. What is reported of a step is
+//! one of the stories that [`Event`] tells, and nothing is reported once a build has ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,9 +16,14 @@ use longshore_graph::{
     FileAction, FileInput, FileOp, Graph, Input, Mkfile, Op, Source, Vertex, VertexId,
 };
 
+use super::shake::shake;
 use super::support::*;
-use crate::testkit::{FakeExecutor, Faults, FaultyCache, Random, Recorder, World, evaluate};
-use crate::{CacheKey, CacheTiers, MemoryCache, NoLock, SolveError, Solver};
+use crate::testkit::{
+    FakeExecutor, FakeTree, Faults, FaultyCache, Random, Recorder, World, evaluate,
+};
+use crate::{
+    CacheKey, CacheTiers, Event, FlightLock, MemoryCache, NoLock, Places, SolveError, Solver,
+};
 
 const SEEDS: u64 = 2000;
 const CONTEXTS: [&str; 3] = ["base", "context", "extra"];
@@ -27,7 +35,7 @@ fn any(random: &mut Random, graph: &Graph) -> VertexId {
     VertexId(u32::try_from(len - 1 - back).unwrap())
 }
 
-fn random_graph(random: &mut Random) -> Graph {
+pub(super) fn random_graph(random: &mut Random) -> Graph {
     let mut graph = Graph::default();
     for name in CONTEXTS {
         local(&mut graph, name);
@@ -90,7 +98,7 @@ fn random_vertex(random: &mut Random, graph: &mut Graph) {
     graph.meta_mut(id).ignore_cache = random.one_in(12);
 }
 
-fn fill(world: &World, random: &mut Random) {
+pub(super) fn fill(world: &World, random: &mut Random) {
     for name in CONTEXTS {
         let text = ["old", "new"][random.below(2)];
         world.context(name, &[("f", text), ("g", name)]);
@@ -99,6 +107,7 @@ fn fill(world: &World, random: &mut Random) {
 
 /// How one build of a seed is treated.
 struct Fate {
+    solver: Arc<Solver<FakeTree>>,
     graph: Graph,
     targets: Vec<VertexId>,
     begins_ms: u64,
@@ -106,11 +115,12 @@ struct Fate {
     dropped_ms: Option<u64>,
 }
 
-fn fate(random: &mut Random, graph: &Graph) -> Fate {
+fn fate(random: &mut Random, graph: &Graph, solvers: &[Arc<Solver<FakeTree>>]) -> Fate {
     let mut at = |times| random.one_in(times).then(|| random.below(80) as u64);
     let (canceled_ms, dropped_ms) = (at(4), at(10));
     let top = VertexId(u32::try_from(graph.len() - 1).unwrap());
     Fate {
+        solver: solvers[random.below(solvers.len())].clone(),
         graph: graph.clone(),
         targets: vec![top, any(random, graph)],
         begins_ms: random.below(40) as u64,
@@ -121,7 +131,9 @@ fn fate(random: &mut Random, graph: &Graph) -> Fate {
 
 async fn live(fate: &Fate, bench: &Bench, failing: bool) {
     tokio::time::sleep(Duration::from_millis(fate.begins_ms)).await;
-    let request = bench.request(&fate.graph, &fate.targets);
+    let events = Arc::new(Recorder::default());
+    let mut request = bench.request(&fate.graph, &fate.targets);
+    request.events = events.clone();
     let cancel = request.cancel.clone();
     let canceller = async {
         let Some(ms) = fate.canceled_ms else {
@@ -134,10 +146,14 @@ async fn live(fate: &Fate, bench: &Bench, failing: bool) {
     let dropped = fate.dropped_ms.map_or(u64::MAX / 2, |ms| ms);
     let result = tokio::select! {
         biased;
-        result = bench.solver.solve(request) => result,
+        result = fate.solver.solve(request) => result,
         () = canceller => unreachable!(),
         () = tokio::time::sleep(Duration::from_millis(dropped)), if fate.dropped_ms.is_some() => return,
     };
+    let told = events.events();
+    check_stories(&told, result.is_ok());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(events.events().len(), told.len(), "something lingers");
     match result {
         Ok(trees) => {
             for (target, tree) in fate.targets.iter().zip(trees) {
@@ -147,8 +163,54 @@ async fn live(fate: &Fate, bench: &Bench, failing: bool) {
             }
         }
         Err(SolveError::Canceled) => assert!(fate.canceled_ms.is_some()),
-        Err(SolveError::Step { .. }) => assert!(failing),
+        Err(error @ SolveError::Step { .. }) => assert!(failing, "{error:?}"),
         Err(other) => panic!("{other:?}"),
+    }
+}
+
+/// Each vertex reports what [`Event`] allows.
+fn check_stories(events: &[Event], succeeded: bool) {
+    let mut stories: BTreeMap<VertexId, String> = BTreeMap::new();
+    for event in events {
+        let (vertex, letter) = match event {
+            Event::Cached { vertex, .. } => (vertex, 'c'),
+            Event::Missed { vertex, .. } => (vertex, 'm'),
+            Event::Started { vertex } => (vertex, 's'),
+            Event::Finished { vertex, .. } => (vertex, 'f'),
+            Event::Failed { vertex, .. } => (vertex, 'x'),
+            Event::Canceled { vertex } => (vertex, 'k'),
+            _ => continue,
+        };
+        stories.entry(*vertex).or_default().push(letter);
+    }
+    let good = ["c", "msf", "sf"];
+    let bad = ["x", "msx", "msk", "sx", "sk"];
+    for (vertex, story) in stories {
+        let story = story.as_str();
+        let is_told = good.contains(&story) || (bad.contains(&story) && !succeeded);
+        assert!(is_told, "vertex {}: {story}", vertex.0);
+    }
+}
+
+/// One solver, or two that share places or not, and lock steps as two processes do.
+fn solvers(random: &mut Random, tiers: &CacheTiers, jobs: usize) -> Vec<Arc<Solver<FakeTree>>> {
+    let places = Places::default();
+    let solver = |places: &Places, lock: &Arc<dyn FlightLock>| {
+        Arc::new(Solver::among(
+            places,
+            tiers.clone(),
+            lock.clone(),
+            limits(jobs),
+        ))
+    };
+    let shared: Arc<dyn FlightLock> = Arc::new(SharedLock::default());
+    match random.below(3) {
+        0 => vec![solver(&places, &shared), solver(&places, &shared)],
+        1 => vec![
+            solver(&places, &shared),
+            solver(&Places::default(), &shared),
+        ],
+        _ => vec![solver(&places, &(Arc::new(NoLock) as Arc<dyn FlightLock>))],
     }
 }
 
@@ -162,8 +224,11 @@ async fn seed(seed: u64, threads: bool) -> Vec<String> {
         _ => Faults::Never,
     };
     let faultless = matches!(faults, Faults::Never);
-    let faulty = FaultyCache::new(cache, faults);
-    let bench = Bench::on(Arc::new(faulty), 1 + random.below(3));
+    let faulty = FaultyCache::new(cache.clone(), faults);
+    let jobs = 1 + random.below(3);
+    let tiers = CacheTiers::local(Arc::new(faulty));
+    let solvers = solvers(&mut random, &tiers, jobs);
+    let bench = Bench::tiers(tiers, jobs);
     fill(&bench.world, &mut random);
     bench.world.shuffle(random.number());
     if threads {
@@ -182,14 +247,23 @@ async fn seed(seed: u64, threads: bool) -> Vec<String> {
             random_vertex(&mut random, &mut graph);
         }
         let fates: Vec<_> = (0..1 + random.below(3))
-            .map(|_| fate(&mut random, &graph))
+            .map(|_| fate(&mut random, &graph, &solvers))
             .collect();
+        let pruned_ms = random.one_in(5).then(|| random.below(80) as u64);
         // A step that ended in a dropped solve may not have been recorded.
-        if !faultless || fates.iter().any(|fate| fate.dropped_ms.is_some()) {
+        if !faultless || pruned_ms.is_some() || fates.iter().any(|fate| fate.dropped_ms.is_some()) {
             bench.world.allow_reruns();
         }
         let lives = fates.iter().map(|fate| live(fate, &bench, failing));
-        in_time(futures_util::future::join_all(lives)).await;
+        let prune = async {
+            if let Some(ms) = pruned_ms {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                cache.forget_records();
+                bench.world.lose_content();
+            }
+        };
+        let lives = futures_util::future::join_all(lives);
+        in_time(async { tokio::join!(lives, prune) }).await;
         // Dropped builds end.
         let dropped = fates.iter().any(|fate| fate.dropped_ms.is_some());
         tokio::time::sleep(Duration::from_millis(if dropped { 200 } else { 0 })).await;
@@ -205,9 +279,11 @@ fn seed_alone(number: u64) -> Vec<String> {
         .start_paused(true)
         .build()
         .unwrap();
+    shake(Some(number));
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         runtime.block_on(seed(number, false))
     }));
+    shake(None);
     outcome.unwrap_or_else(|_| panic!("seed {number}"))
 }
 

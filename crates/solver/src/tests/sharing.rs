@@ -1,18 +1,17 @@
 //! One run per content key, whoever asks.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use longshore_graph::{Graph, VertexId};
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::support::*;
 use crate::testkit::{FakeExecutor, Faults, FaultyCache, Recorder};
 use crate::{
     BoxError, CacheBackend as _, CacheKey, CacheTiers, Event, FlightGuard, FlightLock, HitKey,
-    MemoryCache, NoLock, Origin, RemoteCache, SolveError, Solver,
+    Locking, MemoryCache, NoLock, Origin, RemoteCache, SolveError, Solver,
 };
 
 fn chain() -> (Graph, VertexId) {
@@ -189,19 +188,6 @@ impl crate::Executor for Hurried {
     }
 }
 
-/// A lock that "processes" in one process share.
-#[derive(Default)]
-struct SharedLock(Mutex<HashMap<CacheKey, Arc<AsyncMutex<()>>>>);
-
-#[async_trait]
-impl FlightLock for SharedLock {
-    async fn lock(&self, key: &CacheKey) -> Result<Option<FlightGuard>, BoxError> {
-        let lock = self.0.lock().unwrap().entry(*key).or_default().clone();
-        let guard: OwnedMutexGuard<()> = lock.lock_owned().await;
-        Ok(Some(FlightGuard::new(guard)))
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn two_processes_with_a_lock_run_each_step_once() {
     let (graph, target) = chain();
@@ -218,13 +204,108 @@ async fn two_processes_with_a_lock_run_each_step_once() {
     assert_eq!(one.unwrap(), two.unwrap());
 }
 
+/// Notes how many steps are locked at the same time.
+#[derive(Default)]
+struct Counted {
+    lock: SharedLock,
+    held: Arc<AtomicUsize>,
+    most: AtomicUsize,
+}
+
+/// Counts until it is dropped.
+struct Held(
+    Arc<AtomicUsize>,
+    #[expect(dead_code, reason = "held for its drop")] FlightGuard,
+);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl FlightLock for Counted {
+    async fn try_lock(&self, key: &CacheKey) -> Result<Locking, BoxError> {
+        let Locking::Locked(guard) = self.lock.try_lock(key).await? else {
+            return Ok(Locking::Taken);
+        };
+        let held = self.held.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(held, Ordering::SeqCst);
+        let guard = Held(self.held.clone(), guard);
+        Ok(Locking::Locked(FlightGuard::new(guard)))
+    }
+
+    async fn released(&self, key: &CacheKey) -> Result<(), BoxError> {
+        self.lock.released(key).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_steps_are_locked_than_run() {
+    let mut graph = Graph::default();
+    let base = local(&mut graph, "base");
+    let steps: Vec<_> = (0..40)
+        .map(|number| run(&mut graph, base, &["const", &number.to_string(), "x"]))
+        .collect();
+    let bench = bench();
+    let lock = Arc::new(Counted::default());
+    let tiers = CacheTiers::local(bench.cache.clone());
+    let solver = Solver::new(tiers, lock.clone(), limits(3));
+    let solved = in_time(solver.solve(bench.request(&graph, &steps))).await;
+    assert!(solved.is_ok());
+    bench.assert_lawful();
+    assert_eq!(lock.most.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_another_process_runs_takes_no_place_from_others() {
+    let mut graph = Graph::default();
+    let base = local(&mut graph, "base");
+    let theirs = run(&mut graph, base, &["write", "a", "1"]);
+    let ours = run(&mut graph, base, &["write", "b", "1"]);
+    let bench = bench();
+    bench.world.hang("write a 1");
+    let lock = Arc::new(SharedLock::default());
+    let process = || {
+        let tiers = CacheTiers::local(bench.cache.clone());
+        Solver::new(tiers, lock.clone(), limits(1))
+    };
+    let (there, here) = (process(), process());
+    let there_request = bench.request(&graph, &[theirs]);
+    let cancel = there_request.cancel.clone();
+    let here_request = bench.request(&graph, &[theirs, ours]);
+    let watch = async {
+        let runs_ours = || bench.world.runs().contains(&"write b 1".to_owned());
+        while !runs_ours() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Only now does the other process give its step up.
+        bench.world.mend();
+        cancel.cancel();
+    };
+    let here = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        here.solve(here_request).await
+    };
+    let (there, here, ()) =
+        in_time(async { tokio::join!(there.solve(there_request), here, watch) }).await;
+    assert!(matches!(there, Err(SolveError::Canceled)));
+    assert!(here.is_ok(), "{here:?}");
+    bench.assert_lawful();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_fails_costs_nothing_but_a_word() {
     struct Broken;
     #[async_trait]
     impl FlightLock for Broken {
-        async fn lock(&self, _key: &CacheKey) -> Result<Option<FlightGuard>, BoxError> {
+        async fn try_lock(&self, _key: &CacheKey) -> Result<Locking, BoxError> {
             Err("no locks here".into())
+        }
+
+        async fn released(&self, _key: &CacheKey) -> Result<(), BoxError> {
+            unreachable!("nothing is taken")
         }
     }
     let (graph, target) = chain();

@@ -1,17 +1,21 @@
 //! Short ways to graphs, builds and their outcomes.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use longshore_graph::{
     Copy, Exec, FileAction, FileActionKind, FileInput, FileOp, Graph, Input, LocalSource, Mount,
     MountKind, NetworkMode, Op, Resources, SecurityMode, Source, Vertex, VertexId,
 };
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::testkit::{FakeExecutor, FakeTree, Recorder, World};
 use crate::{
-    CacheBackend, CacheTiers, Limits, MemoryCache, NoLock, SolveError, SolveRequest, Solver,
+    BoxError, CacheBackend, CacheKey, CacheTiers, FlightGuard, FlightLock, Limits, Locking,
+    MemoryCache, NoLock, SolveError, SolveRequest, Solver,
 };
 
 pub(super) fn local(graph: &mut Graph, name: &str) -> VertexId {
@@ -190,4 +194,29 @@ pub(super) async fn in_time<V>(work: impl Future<Output = V>) -> V {
     tokio::time::timeout(Duration::from_secs(600), work)
         .await
         .expect("a deadlock")
+}
+
+/// A lock that "processes" in one process share.
+#[derive(Default)]
+pub(super) struct SharedLock(Mutex<HashMap<CacheKey, Arc<AsyncMutex<()>>>>);
+
+impl SharedLock {
+    fn of(&self, key: &CacheKey) -> Arc<AsyncMutex<()>> {
+        self.0.lock().unwrap().entry(*key).or_default().clone()
+    }
+}
+
+#[async_trait]
+impl FlightLock for SharedLock {
+    async fn try_lock(&self, key: &CacheKey) -> Result<Locking, BoxError> {
+        let lock = self.of(key).try_lock_owned();
+        Ok(lock.map_or(Locking::Taken, |guard| {
+            Locking::Locked(FlightGuard::new(guard))
+        }))
+    }
+
+    async fn released(&self, key: &CacheKey) -> Result<(), BoxError> {
+        drop(self.of(key).lock_owned().await);
+        Ok(())
+    }
 }
