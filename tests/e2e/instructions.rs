@@ -554,6 +554,76 @@ fn tmpfs_mounts_are_memory_and_are_not_in_the_image() {
 }
 
 #[test]
+fn a_tmpfs_mount_that_is_read_only_takes_no_files() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let dockerfile =
+        "FROM busybox\nRUN --mount=type=tmpfs,target=/t,ro ! touch /t/x && echo refused > /r\n";
+    let root = sandbox.exported(&[("Dockerfile", dockerfile)]);
+    assert_eq!(root.text("r"), "refused\n");
+}
+
+#[test]
+fn targets_of_secrets_may_be_below_the_working_directory() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let dockerfile = "\
+FROM busybox
+WORKDIR /srv/app
+RUN --mount=type=secret,id=token,target=conf/token cat /srv/app/conf/token | wc -c > /length
+";
+    let context = sandbox.fresh_context(&[("Dockerfile", dockerfile)]);
+    let file = sandbox.path("token");
+    std::fs::write(&file, "sesame").unwrap();
+    let secret = format!("id=token,src={}", file.display());
+    let root = sandbox.exported_from(&context, &["--secret", &secret]);
+    assert_eq!(root.text("length").trim(), "6");
+}
+
+#[test]
+fn a_proxy_of_the_build_goes_before_the_images() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let dockerfile = "FROM busybox\nENV http_proxy=http://image\nRUN echo $http_proxy > /seen\n";
+    let context = sandbox.fresh_context(&[("Dockerfile", dockerfile)]);
+    let seen = |flags: &[&str]| {
+        sandbox
+            .exported_from(&context, flags)
+            .text("seen")
+            .to_owned()
+    };
+    assert_eq!(seen(&[]), "http://image\n");
+    let given = ["--no-cache", "--build-arg", "http_proxy=http://build"];
+    assert_eq!(seen(&given), "http://build\n");
+}
+
+#[test]
+fn users_are_found_as_docker_finds_them() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let dockerfile = "\
+FROM busybox
+RUN rm -f /etc/passwd /etc/group
+USER root:root
+RUN id -u > /bare && id -G >> /bare
+RUN printf '#ghost:x:1500:10::/:/bin/sh\\napp:x:7:8::/:/bin/sh\\n' > /etc/passwd \\
+ && printf '#wheel:x:10:app\\nstaff:x:11:app\\n' > /etc/group && mkdir -m 777 /o
+USER app
+RUN id -u > /o/app && id -G >> /o/app
+USER 1500
+RUN id -u > /o/ghost && id -G >> /o/ghost
+";
+    let root = sandbox.exported(&[("Dockerfile", dockerfile)]);
+    assert_eq!(root.text("bare"), "0\n0\n");
+    assert_eq!(root.text("o/app"), "7\n8 11\n");
+    assert_eq!(root.text("o/ghost"), "1500\n0\n");
+}
+
+#[test]
 fn secrets_are_seen_by_the_step_that_asks_and_by_nothing_else() {
     let Some(sandbox) = Sandbox::with_busybox() else {
         return;

@@ -1,9 +1,10 @@
-//! A base image's tag while its registry cannot be asked.
+//! A base image's tag: asked for with one request, and while its registry cannot be asked.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
 use crate::harness::{Sandbox, Server};
+use crate::remote_cache::Proxy;
 
 /// A machine that built on a tag of a registry, which was stopped then; the tag's name.
 fn after_a_build(sandbox: &Sandbox) -> (String, std::path::PathBuf) {
@@ -56,6 +57,51 @@ fn a_tag_is_what_it_was_while_the_registry_is_down() {
     sandbox
         .run(["build", "-t", "app", context])
         .failure(1, &[&base]);
+}
+
+/// Pushes a base of two platforms, whose files are `text`.
+fn push_base(elsewhere: &Sandbox, reference: &str, text: &str) {
+    let files = [
+        ("Dockerfile", "FROM scratch\nCOPY base /base\n"),
+        ("base", text),
+    ];
+    let context = elsewhere.fresh_context(&files);
+    let platforms = "linux/amd64,linux/arm64";
+    let context = context.to_str().unwrap();
+    elsewhere.ok(["build", "--platform", platforms, "-t", reference, context]);
+    elsewhere.ok(["push", reference]);
+}
+
+#[test]
+fn a_base_that_is_as_it_was_costs_one_request_without_a_body() {
+    let (server, elsewhere, sandbox) = (Server::start(), Sandbox::new(), Sandbox::new());
+    let proxy = Proxy::start(&server.address);
+    push_base(&elsewhere, &server.reference("base:1"), "first");
+    let dockerfile = format!("FROM {}\nCOPY Dockerfile /own\n", proxy.reference("base:1"));
+    let context = sandbox.context("app", &[("Dockerfile", &dockerfile)]);
+    let build = |flags: &[&str]| {
+        let args = ["build", "-t", "app", context.to_str().unwrap()];
+        sandbox.ok(args.into_iter().chain(flags.iter().copied()));
+        let requests = proxy.requests();
+        let shown = requests.iter().map(|line| line.replace(" HTTP/1.1", ""));
+        // Whether a host of this machine speaks TLS is asked once for each process.
+        shown.filter(|line| line != "GET /v2/").collect::<Vec<_>>()
+    };
+    let cold = build(&[]);
+    assert!(
+        cold.iter()
+            .any(|line| line.starts_with("GET /v2/base/blobs/"))
+    );
+    let layers = sandbox.format("app", "{{json .RootFS.Layers}}");
+    for flags in [&[][..], &["--pull"], &["--build-arg=X=1"]] {
+        assert_eq!(build(flags), ["HEAD /v2/base/manifests/1"], "{flags:?}");
+    }
+    // A tag that moved is followed.
+    push_base(&elsewhere, &server.reference("base:1"), "second");
+    let moved = build(&[]);
+    assert_eq!(moved[0], "HEAD /v2/base/manifests/1", "{moved:?}");
+    assert_ne!(sandbox.format("app", "{{json .RootFS.Layers}}"), layers);
+    assert_eq!(build(&[]), ["HEAD /v2/base/manifests/1"]);
 }
 
 /// A registry that has nothing, at this address, for as long as the test runs.

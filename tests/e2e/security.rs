@@ -588,6 +588,23 @@ fn privileged_cve_2024_40635_ids_that_overflow_are_never_root() {
 }
 
 #[test]
+fn privileged_a_secret_that_no_variable_can_hold_is_not_shown() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    fs::write(sandbox.path("key"), "hunter2\0tail").unwrap();
+    let dockerfile = "FROM busybox\nRUN --mount=type=secret,id=key,env=TOKEN true\n";
+    let context = sandbox.fresh_context(&[("Dockerfile", dockerfile)]);
+    let secret = format!("id=key,src={}", sandbox.path("key").display());
+    let refused = sandbox
+        .run(["build", "--secret", &secret, context.to_str().unwrap()])
+        .failure(1, &["TOKEN"]);
+    assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
+    fs::remove_file(sandbox.path("key")).unwrap();
+    assert_eq!(files_with(sandbox.root(), "hunter2"), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn privileged_cve_2024_23653_privileges_are_asked_for_and_granted() {
     let Some(sandbox) = Sandbox::with_busybox() else {
         return;
@@ -604,11 +621,18 @@ fn privileged_cve_2024_23653_privileges_are_asked_for_and_granted() {
             &[("Dockerfile", &format!("FROM busybox\nONBUILD {step}\n"))],
         );
         sandbox.fail_to_build(&[("Dockerfile", "FROM trigger\n")], 1, &[part]);
+        let text = format!("FROM busybox\nRUN echo {part}\n{step}\n");
         let context = sandbox.fresh_context(&[("Dockerfile", &text)]);
-        sandbox.ok(["build", "--allow", part, context.to_str().unwrap()]);
+        let path = context.to_str().unwrap();
+        // Asked before any step begins.
+        let refused = sandbox.run(["build", path]);
+        refused.failure(1, &[part, "Dockerfile:3"]);
+        let began = sandbox.ok(["build", "--allow", part, path]).ran();
+        assert!(began.iter().any(|step| step.starts_with("RUN echo")));
         // What one build was allowed does not count for the next, cached or not.
+        sandbox.run(["build", path]).failure(1, &[part]);
         sandbox
-            .run(["build", "--no-cache", context.to_str().unwrap()])
+            .run(["build", "--no-cache", path])
             .failure(1, &[part]);
     }
     for step in [

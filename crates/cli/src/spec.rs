@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use longshore_engine::{ContextSpec, Entitlements, SecretSource, Ulimit};
+use longshore_engine::{ContextSpec, Entitlements, Resource, SecretSource, Ulimit};
 use longshore_oci::Reference;
 
 /// Splits one CSV record: commas separate, a field may be quoted with `"`.
@@ -130,6 +130,8 @@ pub(crate) fn parse_host(text: &str) -> Result<(String, String)> {
 /// One `--ulimit`: `name=soft[:hard]`.
 pub(crate) fn parse_ulimit(text: &str) -> Result<Ulimit> {
     let (name, limits) = split_pair(text, "--ulimit")?;
+    name.parse::<Resource>()
+        .with_context(|| format!("--ulimit `{text}`"))?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     let number = |text: &str| {
         text.parse::<i64>()
@@ -216,6 +218,11 @@ mod tests {
         assert!(parse_host("a:nope").is_err());
         assert_eq!(parse_ulimit("nofile=1:2").unwrap().hard, 2);
         assert!(parse_ulimit("nofile=3:2").is_err());
+        let unknown = format!("{:#}", parse_ulimit("nofle=3").unwrap_err());
+        assert_eq!(
+            unknown,
+            "--ulimit `nofle=3`: unknown resource limit `nofle`"
+        );
     }
 
     #[test]

@@ -203,7 +203,11 @@ fn specification(
     for (target, size_bytes, mode) in request.tmpfs {
         spec.mounts.push(Mount {
             target,
-            source: MountSource::Tmpfs { size_bytes, mode },
+            source: MountSource::Tmpfs {
+                size_bytes,
+                mode,
+                readonly: false,
+            },
         });
     }
     Ok(spec)

@@ -53,6 +53,7 @@ pub use import::ImportRequest;
 pub use layer::{LayerForm, UnknownLayerForm, try_layer_images};
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};
 pub use longshore_layers::context::ModePolicy;
+pub use longshore_runner::Resource;
 pub use progress::{NoProgress, PlannedStep, ProgressEvent, ProgressSink};
 pub use remote::RemoteError;
 pub use request::{

@@ -73,14 +73,29 @@ pub(crate) async fn resolve(
             }
             Document::Index(index) => {
                 descriptor = select_platform(&name, &index.manifests, platform)?.clone();
-                let child = repository.at_digest(descriptor.digest);
-                (_, bytes) = client.fetch_manifest(&child, MANIFEST_ACCEPT).await?;
+                bytes = match stored_document(root, descriptor.digest).await? {
+                    Some(stored) => stored,
+                    None => {
+                        let child = repository.at_digest(descriptor.digest);
+                        client.fetch_manifest(&child, MANIFEST_ACCEPT).await?.1
+                    }
+                };
             }
         }
     }
     Err(EngineError::Archive(format!(
         "`{name}`: indexes are nested more than {INDEX_DEPTH_MAX} deep"
     )))
+}
+
+async fn stored_document(root: &StateRoot, digest: Digest) -> Result<Option<Bytes>, EngineError> {
+    let images = ImageStore::new(root.clone());
+    let limit = DOCUMENT_BYTES_MAX as u64;
+    match spawn_blocking(move || images.bytes("", "manifest", digest, limit)).await? {
+        Ok(bytes) => Ok(Some(bytes.into())),
+        Err(EngineError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What [`resolve`] finds, without asking the registry: where the reference has a digest and

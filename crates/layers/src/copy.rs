@@ -48,7 +48,7 @@ pub use mode::{ModeChange, ModeError, SymbolicMode};
 pub use options::{CopyOptions, MkdirOptions, MkfileOptions, RemoveOptions};
 pub use owner::{Owner, Principal};
 pub use pattern::{NoPatterns, PathPatterns};
-pub use selection::{Selection, SelectionDigest, selection_digest};
+pub use selection::{SelectedPath, Selection, SelectionDigest, selected_paths, selection_digest};
 pub use source::{CopySource, LinkIdentity, SourceChild, SourceNode, TreeSource};
 
 #[cfg(test)]

@@ -341,6 +341,7 @@ fn mount_points_leave_no_trace(bench: &Bench<'_>) {
             source: MountSource::Tmpfs {
                 size_bytes: Some(1 << 20),
                 mode: 0o755,
+                readonly: false,
             },
         },
     ];

@@ -88,6 +88,7 @@ pub(crate) enum PlannedSource {
     Tmpfs {
         size_bytes: Option<u64>,
         mode: u32,
+        readonly: bool,
     },
     File {
         contents: FdIndex,

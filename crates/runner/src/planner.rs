@@ -105,9 +105,14 @@ fn check(spec: &ProcessSpec) -> Result<(), RunError> {
     }
     for (field, strings) in [("args", &spec.args), ("env", &spec.env)] {
         if let Some(bad) = strings.iter().find(|it| it.contains('\0')) {
+            // The value of a variable may be a secret.
+            let shown = match field {
+                "env" => bad.split('=').next().unwrap_or_default(),
+                _ => bad,
+            };
             return Err(wrong(
                 field,
-                format!("a NUL byte in `{}`", bad.escape_debug()),
+                format!("a NUL byte in `{}`", shown.escape_debug()),
             ));
         }
         if strings.iter().any(|it| it.len() >= ARGUMENT_BYTES_MAX) {
@@ -193,7 +198,15 @@ fn plan_mount(mount: Mount, fds: &mut Fds) -> Result<PlannedMount, RunError> {
                 lent,
             }
         }
-        MountSource::Tmpfs { size_bytes, mode } => PlannedSource::Tmpfs { size_bytes, mode },
+        MountSource::Tmpfs {
+            size_bytes,
+            mode,
+            readonly,
+        } => PlannedSource::Tmpfs {
+            size_bytes,
+            mode,
+            readonly,
+        },
         MountSource::File {
             contents,
             mode,

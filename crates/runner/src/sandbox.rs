@@ -463,13 +463,18 @@ impl Builder {
                 }
                 Ok(source)
             }
-            PlannedSource::Tmpfs { size_bytes, mode } => {
+            PlannedSource::Tmpfs {
+                size_bytes,
+                mode,
+                readonly,
+            } => {
                 let mode = format!("{mode:o}");
                 let size = size_bytes.map(|bytes| bytes.to_string());
                 let mut options = vec![("mode", mode.as_str())];
                 options.extend(size.as_deref().map(|size| ("size", size)));
                 let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID;
                 attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, !self.devices_filtered);
+                attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, *readonly);
                 new_file_system("tmpfs", &options, attributes)
                     .doing_at("make the tmpfs for", &mount.target)
             }

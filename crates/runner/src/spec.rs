@@ -125,6 +125,8 @@ pub enum MountSource {
         size_bytes: Option<u64>,
         /// Mode of its root directory.
         mode: u32,
+        /// It stays empty.
+        readonly: bool,
     },
     /// A read-only file whose bytes never touch a disk: secrets, here-document scripts.
     File {

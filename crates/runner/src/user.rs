@@ -35,6 +35,15 @@ impl Identity {
 /// Resolves `user` with the contents of `/etc/passwd` and `/etc/group` (empty if there are none).
 pub(crate) fn resolve(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, String> {
     let (user_part, group_part) = user.split_once(':').unwrap_or((user, ""));
+    if let (Some(uid), Some(gid)) = (known_id(user_part), known_id(group_part)) {
+        let home = home_of(uid, passwd);
+        return Ok(Identity {
+            uid,
+            gid,
+            groups: vec![gid],
+            home,
+        });
+    }
     let found = find_user(if user_part.is_empty() { "0" } else { user_part }, passwd)?;
     let (gid, mut groups) = match group_part {
         "" => (found.gid, member_groups(found.name, group)),
@@ -114,6 +123,14 @@ fn home_of(uid: u32, passwd: &[u8]) -> String {
     }
 }
 
+/// The id that both halves of `USER user:group` may be without the image's files.
+fn known_id(text: &str) -> Option<u32> {
+    match text {
+        "root" => Some(0),
+        _ => parse_id(text).ok().flatten(),
+    }
+}
+
 /// An id, if the text is a number at all.
 fn parse_id(text: &str) -> Result<Option<u32>, String> {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -173,6 +190,7 @@ fn lines(file: &[u8]) -> impl Iterator<Item = &str> {
     file.split(|byte| *byte == b'\n')
         .filter_map(|line| str::from_utf8(line).ok())
         .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
 }
 
 #[cfg(test)]
@@ -256,6 +274,19 @@ mod tests {
         assert_eq!(bare(""), some(0, 0, &[0], "/"));
         assert_eq!(bare("7"), some(7, 0, &[0], "/"));
         assert!(bare("root").is_err());
+        assert_eq!(bare("root:root"), some(0, 0, &[0], "/"));
+        assert_eq!(bare("7:root"), some(7, 0, &[0], "/"));
+        assert!(bare("root:staff").is_err());
+    }
+
+    #[test]
+    fn lines_that_are_commented_out_do_not_count() {
+        let passwd = b"#ghost:x:1500:10::/ghost:/bin/sh\napp:x:7:8::/app:/bin/sh\n";
+        let group = b"#wheel:x:10:app\n # staff:x:11:app\nusers:x:12:app\n";
+        let found = |user| resolve(user, passwd, group).map(|it| (it.gid, it.groups, it.home));
+        assert_eq!(found("app"), Ok((8, vec![8, 12], "/app".to_owned())));
+        assert_eq!(found("1500"), Ok((0, vec![0], "/".to_owned())));
+        assert!(found("#ghost").is_err() && found("app:#wheel").is_err());
     }
 
     #[test]

@@ -83,6 +83,7 @@ fn privileged_runc_s_sandbox_is_ours() {
                 source: MountSource::Tmpfs {
                     size_bytes: Some(1 << 20),
                     mode: 0o1777,
+                    readonly: false,
                 },
             }];
         }),

@@ -287,6 +287,7 @@ fn play_container(root: &Path) {
         source: MountSource::Tmpfs {
             size_bytes: None,
             mode: 0o1777,
+            readonly: false,
         },
     };
     let with_mounts = |spec: &mut ProcessSpec| {

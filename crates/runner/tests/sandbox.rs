@@ -313,6 +313,7 @@ fn privileged_cve_2021_30465_a_mount_target_that_becomes_a_link_meanwhile_stays_
             let tmpfs = MountSource::Tmpfs {
                 size_bytes: None,
                 mode: 0o777,
+                readonly: false,
             };
             spec.mounts = vec![
                 bind("/cache", &shared, false),
@@ -594,6 +595,7 @@ fn privileged_mounts_of_every_kind() {
             source: MountSource::Tmpfs {
                 size_bytes: Some(1 << 20),
                 mode: 0o711,
+                readonly: false,
             },
         },
     ];

@@ -106,6 +106,10 @@ pub struct RecordedPath {
     pub path: String,
     /// The first eight bytes of its digest: enough to see a change, too few to name content.
     pub mark: u64,
+    /// Marks of single aspects of a file, as [`crate::PathAspect::ALL`] has them; unknown of a
+    /// directory with all below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aspects: Option<[u32; 4]>,
 }
 
 /// One output of a step.

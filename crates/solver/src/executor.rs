@@ -125,13 +125,19 @@ pub trait Executor: Send + Sync + 'static {
     }
 }
 
-/// A path and the digest of what is there.
+/// A path and what is there, as far as it is part of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathDigest {
     /// From the root of the tree, without a leading slash.
     pub path: String,
-    /// Of its kind, mode, owner, and content.
-    pub digest: ContentDigest,
+    /// Of its kind, and of what it holds or leads to.
+    pub content: ContentDigest,
+    /// Permission bits.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Of its extended attributes.
+    pub attributes: ContentDigest,
 }
 
 /// What a step mostly uses, and so which limit it counts against.

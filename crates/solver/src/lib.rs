@@ -114,7 +114,7 @@ pub use executor::{BoxError, Executor, PathDigest, ResourceClass, StepContext};
 pub use key::{Field, KeyFields};
 pub use lock::{FlightGuard, FlightLock, Locking, NoLock};
 pub use memory::MemoryCache;
-pub use miss::{FieldChange, InputChange, MissReason, PathChange, PathChangeKind};
+pub use miss::{FieldChange, InputChange, MissReason, PathAspect, PathChange, PathChangeKind};
 pub use permit::Places;
 pub use solver::{Limits, SolveRequest, Solver};
 pub use tiers::{CacheTiers, RemoteCache};

@@ -64,6 +64,37 @@ pub struct PathChange {
     pub path: String,
     /// How it differs.
     pub kind: PathChangeKind,
+    /// In what a modified file differs, where that is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aspects: Vec<PathAspect>,
+}
+
+/// In what a file can differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathAspect {
+    /// Its kind, and what it holds or leads to.
+    Content,
+    /// Its permission bits.
+    Mode,
+    /// Its user and group.
+    Owner,
+    /// Its extended attributes.
+    Attributes,
+}
+
+impl PathAspect {
+    /// All of them, in the order in which records mark them.
+    pub const ALL: [Self; 4] = [Self::Content, Self::Mode, Self::Owner, Self::Attributes];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Content => "content",
+            Self::Mode => "mode",
+            Self::Owner => "owner",
+            Self::Attributes => "attributes",
+        }
+    }
 }
 
 /// How a file differs.
@@ -220,6 +251,11 @@ impl fmt::Display for PathChange {
             PathChangeKind::Removed => "was removed",
             PathChangeKind::Modified => "changed",
         };
-        write!(f, "`{}` {how}", self.path)
+        write!(f, "`{}` {how}", self.path)?;
+        if self.aspects.is_empty() {
+            return Ok(());
+        }
+        let names = self.aspects.iter().map(|aspect| aspect.name());
+        write!(f, " ({})", names.collect::<Vec<_>>().join(", "))
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{PathChange, PathChangeKind, PathDigest, RecordedPath, RecordedPaths};
+use crate::{PathAspect, PathChange, PathChangeKind, PathDigest, RecordedPath, RecordedPaths};
 
 /// The most entries that are kept of one input: some 60 KB in a record.
 const ENTRIES_MAX: usize = 1000;
@@ -32,22 +32,26 @@ pub(crate) fn changes(old: &RecordedPaths, new: &[PathDigest]) -> (Vec<PathChang
         return (Vec::new(), 0);
     }
     let new = at_depth(new, old.depth);
-    let mut marks = BTreeMap::<&str, (Option<u64>, Option<u64>)>::new();
+    let mut pairs = BTreeMap::<&str, (Option<&RecordedPath>, Option<&RecordedPath>)>::new();
     for entry in &old.entries {
-        marks.entry(&entry.path).or_default().0 = Some(entry.mark);
+        pairs.entry(&entry.path).or_default().0 = Some(entry);
     }
     for entry in &new.entries {
-        marks.entry(&entry.path).or_default().1 = Some(entry.mark);
+        pairs.entry(&entry.path).or_default().1 = Some(entry);
     }
-    let changed = marks.iter().filter(|(_, (old, new))| old != new);
+    let mark = |entry: &Option<&RecordedPath>| entry.map(|entry| entry.mark);
+    let changed = pairs
+        .iter()
+        .filter(|(_, (old, new))| mark(old) != mark(new));
     let mut changes: Vec<_> = changed
-        .map(|(path, marks)| PathChange {
+        .map(|(path, pair)| PathChange {
             path: (*path).to_owned(),
-            kind: match marks {
+            kind: match pair {
                 (None, _) => PathChangeKind::Added,
                 (_, None) => PathChangeKind::Removed,
                 (Some(_), Some(_)) => PathChangeKind::Modified,
             },
+            aspects: aspects_that_differ(pair.0, pair.1),
         })
         .collect();
     let total = changes.len();
@@ -55,34 +59,74 @@ pub(crate) fn changes(old: &RecordedPaths, new: &[PathDigest]) -> (Vec<PathChang
     (changes, total)
 }
 
+fn aspects_that_differ(old: Option<&RecordedPath>, new: Option<&RecordedPath>) -> Vec<PathAspect> {
+    let aspects = |entry: Option<&RecordedPath>| entry.and_then(|entry| entry.aspects);
+    let (Some(old), Some(new)) = (aspects(old), aspects(new)) else {
+        return Vec::new();
+    };
+    let marks = old.iter().zip(&new).zip(PathAspect::ALL);
+    marks
+        .filter(|((old, new), _)| old != new)
+        .map(|(_, aspect)| aspect)
+        .collect()
+}
+
 fn at_depth(files: &[PathDigest], depth: Option<usize>) -> RecordedPaths {
     let mut directories = BTreeMap::<String, blake3::Hasher>::new();
-    let mut entries = BTreeMap::<String, u64>::new();
+    let mut entries = BTreeMap::<String, RecordedPath>::new();
     let mut sorted: Vec<_> = files.iter().collect();
     sorted.sort_by(|a, b| a.path.cmp(&b.path));
     for file in sorted {
         match depth.filter(|depth| components(&file.path) > *depth) {
             None => {
-                entries.insert(file.path.clone(), mark(&file.digest.0));
+                entries.insert(file.path.clone(), single(file));
             }
             Some(depth) => {
                 let hasher = directories.entry(prefix(&file.path, depth)).or_default();
                 hasher.update(&(file.path.len() as u64).to_le_bytes());
                 hasher.update(file.path.as_bytes());
-                hasher.update(&file.digest.0);
+                hasher.update(&digest(file));
             }
         }
     }
     for (path, hasher) in directories {
-        entries.insert(path, mark(hasher.finalize().as_bytes()));
+        let entry = RecordedPath {
+            path: path.clone(),
+            mark: mark(hasher.finalize().as_bytes()),
+            aspects: None,
+        };
+        entries.insert(path, entry);
     }
-    let entries = entries.into_iter();
     RecordedPaths {
         depth,
-        entries: entries
-            .map(|(path, mark)| RecordedPath { path, mark })
-            .collect(),
+        entries: entries.into_values().collect(),
     }
+}
+
+/// A file that is told apart from all others.
+fn single(file: &PathDigest) -> RecordedPath {
+    let (user, group) = file.owner;
+    let owner = (u64::from(user) << 32) | u64::from(group);
+    RecordedPath {
+        path: file.path.clone(),
+        mark: mark(&digest(file)),
+        aspects: Some([
+            short_mark(&file.content.0),
+            file.mode,
+            short_mark(blake3::hash(&owner.to_le_bytes()).as_bytes()),
+            short_mark(&file.attributes.0),
+        ]),
+    }
+}
+
+fn digest(file: &PathDigest) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&file.content.0);
+    for number in [file.mode, file.owner.0, file.owner.1] {
+        hasher.update(&number.to_le_bytes());
+    }
+    hasher.update(&file.attributes.0);
+    *hasher.finalize().as_bytes()
 }
 
 fn components(path: &str) -> usize {
@@ -103,6 +147,12 @@ fn mark(digest: &[u8; 32]) -> u64 {
     u64::from_le_bytes(first)
 }
 
+fn short_mark(digest: &[u8; 32]) -> u32 {
+    let mut first = [0; 4];
+    first.copy_from_slice(&digest[..4]);
+    u32::from_le_bytes(first)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,8 +160,32 @@ mod tests {
     fn file(path: &str, content: &str) -> PathDigest {
         PathDigest {
             path: path.to_owned(),
-            digest: blake3::hash(content.as_bytes()).into(),
+            content: blake3::hash(content.as_bytes()).into(),
+            mode: 0o644,
+            owner: (0, 0),
+            attributes: blake3::hash(b"").into(),
         }
+    }
+
+    #[test]
+    fn a_changed_file_says_what_of_it_changed() {
+        let before = file("a", "1");
+        let said = |after: PathDigest| {
+            let (changes, _) = changes(&recorded(std::slice::from_ref(&before)), &[after]);
+            changes[0].to_string()
+        };
+        assert_eq!(said(file("a", "2")), "`a` changed (content)");
+        let mut after = before.clone();
+        after.mode = 0o755;
+        assert_eq!(said(after.clone()), "`a` changed (mode)");
+        after.owner = (0, 7);
+        after.attributes = blake3::hash(b"x").into();
+        assert_eq!(said(after), "`a` changed (mode, owner, attributes)");
+        // A record of an earlier version has no marks of aspects.
+        let mut old = recorded(&[before]);
+        old.entries[0].aspects = None;
+        let (changes, _) = changes(&old, &[file("a", "2")]);
+        assert_eq!(changes[0].to_string(), "`a` changed");
     }
 
     #[test]

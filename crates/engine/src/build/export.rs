@@ -164,10 +164,11 @@ impl Exporter<'_> {
 
     /// The documents of the image, stored with its layers; nothing names them yet.
     async fn assemble(&self, output: &OutputSpec) -> Result<Exported, EngineError> {
-        let mut made = Vec::with_capacity(self.results.len());
-        for result in self.results {
-            made.push(self.assemble_platform(output, result).await?);
-        }
+        let each = self
+            .results
+            .iter()
+            .map(|result| self.assemble_platform(output, result));
+        let made = futures_util::future::try_join_all(each).await?;
         let root = self.engine.root().clone();
         let oci = output.oci_media_types;
         let index_annotations = |level| annotation::at_level(self.annotations(output), level, None);

@@ -47,7 +47,7 @@ pub(super) struct Inputs {
     named: Vec<(String, NamedContext)>,
     ignore: Option<Matcher>,
     /// Holds what was unpacked; removed with the build.
-    place: Place,
+    pub(super) place: Place,
 }
 
 impl Inputs {

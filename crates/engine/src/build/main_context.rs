@@ -47,6 +47,28 @@ pub(super) enum Place {
     HttpText { source: HttpSource, text: Vec<u8> },
 }
 
+impl Place {
+    /// What the project is likely to be called on other machines too: steps with the same words
+    /// in another project explain no miss.
+    pub(super) fn project(&self) -> String {
+        match self {
+            Self::Nothing | Self::Unpacked(_) => String::new(),
+            Self::Directory(path) => {
+                let whole = path.canonicalize();
+                let path = whole.as_ref().unwrap_or(path);
+                let name = path.file_name().unwrap_or_default();
+                name.to_string_lossy().into_owned()
+            }
+            Self::Git { source, .. } => {
+                format!("{} {}", redacted_url(&source.remote), source.subdir)
+            }
+            Self::HttpArchive { source, .. } | Self::HttpText { source, .. } => {
+                redacted_url(&source.url)
+            }
+        }
+    }
+}
+
 /// A Dockerfile as it was read.
 #[derive(Debug)]
 pub(super) struct DockerfileText {

@@ -6,6 +6,7 @@ mod cache;
 mod cache_mount;
 mod content;
 mod early;
+mod entitlements;
 mod epoch;
 mod exec;
 mod executor;
@@ -29,9 +30,7 @@ use std::time::Duration;
 
 use longshore_dockerfile::diagnostic::Diagnostic;
 use longshore_dockerfile::{Parsed, parse_bytes};
-use longshore_frontend::{
-    BuildOptions, CheckReport, LowerError, Lowered, Outline, Problem, Targets,
-};
+use longshore_frontend::{BuildOptions, CheckReport, LowerError, Outline, Problem, Targets};
 use longshore_graph::{Graph, Input, Op, VertexId};
 use longshore_oci::Descriptor;
 use longshore_solver::{CacheTiers, EventSink, Limits, SolveError, SolveRequest, Solver};
@@ -54,7 +53,7 @@ use crate::progress::{ProgressEvent, ProgressSink};
 use crate::remote::Remotes;
 use crate::space::SpaceKeeper;
 use crate::tree::Tree;
-use crate::{BuildRequest, CommitEpoch, Engine, EngineError};
+use crate::{BuildRequest, Engine, EngineError};
 
 pub(crate) use exec::{extra_hosts, rlimit};
 
@@ -265,13 +264,14 @@ impl Engine {
         };
         let mut lowered = lowered.map_err(|error| lower_error(&dockerfile, error))?;
         export::check(request, &lowered)?;
+        entitlements::check(request.entitlements, &dockerfile, &lowered)?;
         let commit_time_s = tokio::select! {
             time = commit_time => time.map_err(EngineError::from)?,
             () = cancel.cancelled() => return Err(BuildError::Canceled),
         };
         let epoch = BuildEpoch::set(request, &mut lowered, commit_time_s);
-        if request.commit_epoch == CommitEpoch::Asked && epoch.seconds.is_none() {
-            progress.emit(ProgressEvent::Note(epoch::NO_COMMIT_TIME.to_owned()));
+        if let Some(text) = epoch::no_time(request, epoch) {
+            progress.emit(ProgressEvent::Note(text));
         }
         if let Some(seconds) = epoch.context_s {
             inputs.date_work_tree(seconds);
@@ -291,7 +291,6 @@ impl Engine {
             remotes,
             secrets: request.secrets.clone(),
             ssh_agents: request.ssh_agents.clone(),
-            entitlements: request.entitlements,
             bases: Mutex::default(),
             kept: (!request.cache_to.is_empty()).then(Mutex::default),
             trusts_caches: AtomicBool::new(true),
@@ -304,6 +303,7 @@ impl Engine {
             dockerfile: &dockerfile,
             lowered: &lowered,
             dating: epoch.dating,
+            project: inputs.place.project(),
             executor: &executor,
             uploads: &uploads,
             lease: &lease,
@@ -435,24 +435,26 @@ impl Engine {
             executor: Arc::clone(executor) as Arc<dyn longshore_solver::Executor<Tree = Tree>>,
             graph: Arc::clone(&graph),
             targets,
-            scope: dockerfile.name.clone(),
+            scope: format!("{} {}", work.project, dockerfile.name),
             events,
             cancel: work.cancel.clone(),
         });
         solved.await.map_err(|error| match error {
             SolveError::Canceled => BuildError::Canceled,
-            error => {
-                let vertex = error.vertex().map(|id| graph.vertex(id));
-                BuildError::Step {
-                    dockerfile: Arc::clone(dockerfile),
-                    lines: vertex.and_then(|vertex| vertex.meta.lines),
-                    name: vertex
-                        .map(|vertex| vertex.meta.name.clone())
-                        .unwrap_or_default(),
-                    error,
-                }
-            }
+            error => step_error(dockerfile, &graph, error),
         })
+    }
+}
+
+fn step_error(dockerfile: &Arc<Loaded>, graph: &Graph, error: SolveError) -> BuildError {
+    let vertex = error.vertex().map(|id| graph.vertex(id));
+    BuildError::Step {
+        dockerfile: Arc::clone(dockerfile),
+        lines: vertex.and_then(|vertex| vertex.meta.lines),
+        name: vertex
+            .map(|vertex| vertex.meta.name.clone())
+            .unwrap_or_default(),
+        error,
     }
 }
 

@@ -82,9 +82,9 @@ impl Resolver {
         platform: &Platform,
         mode: ImageResolveMode,
     ) -> Result<Resolved, EngineError> {
-        let (root, registry) = (self.engine.root(), self.engine.registry());
-        let asked = crate::transfer::resolve(root, registry, reference, platform).await;
-        let (root, reference, platform) = (root.clone(), reference.clone(), platform.clone());
+        let asked = self.ask_registry(reference, platform).await;
+        let root = self.engine.root().clone();
+        let (reference, platform) = (reference.clone(), platform.clone());
         match asked {
             Ok(resolved) => {
                 spawn_blocking(move || {
@@ -111,6 +111,26 @@ impl Resolver {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Where a reference was resolved before, with one request without a body.
+    async fn ask_registry(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Resolved, EngineError> {
+        let (root, registry) = (self.engine.root(), self.engine.registry());
+        let known = {
+            let (root, reference, platform) = (root.clone(), reference.clone(), platform.clone());
+            spawn_blocking(move || last_resolved::recall(&root, &reference, &platform)).await??
+        };
+        if let Some((known, _)) = known {
+            let now = registry.resolve(reference).await?;
+            if now.descriptor.digest == known.top.digest {
+                return Ok(known);
+            }
+        }
+        crate::transfer::resolve(root, registry, reference, platform).await
     }
 
     /// The documents come from the registry; its layers when something needs them.

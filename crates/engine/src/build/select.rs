@@ -1,21 +1,22 @@
 //! Digests of what a step takes from a tree.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use longshore_dockerfile::ignore::{Decision, DirectoryState, Matcher};
 use longshore_graph::{PathSelector, Selection};
-use longshore_layers::context::ContextNode;
 use longshore_layers::copy::{
-    CopyError, CopySource, NoContent, PathPatterns, TreeSource, selection_digest,
+    CopyError, CopySource, NoContent, PathPatterns, SelectedPath, TreeSource, selected_paths,
+    selection_digest,
 };
-use longshore_layers::{EntryPath, Kind, TreeView};
+use longshore_layers::{EntryPath, TreeView};
 use longshore_solver::{BoxError, ContentDigest, PathDigest};
 use tokio::task::spawn_blocking;
 
 use crate::context::LocalTree;
 
 /// How many files a record names, so that a miss can tell which changed.
-const DESCRIBED_MAX: usize = 20_000;
+const DESCRIBED_MAX: usize = 200_000;
 
 /// `--exclude` and `--parents` patterns, as ignore files have them.
 #[derive(Clone, Debug)]
@@ -125,60 +126,59 @@ pub(crate) async fn digest_of_view(
     .await?
 }
 
-/// The files below the literal selectors, each with its digest; empty where they are too many.
+/// The selected files of a context.
 pub(crate) async fn describe_context(tree: Arc<LocalTree>, selected: Selection) -> Vec<PathDigest> {
+    let described = spawn_blocking(move || describe(tree.tree(), &selected));
+    described.await.unwrap_or_default()
+}
+
+/// The selected files of layers.
+pub(crate) async fn describe_view(view: TreeView, selected: Selection) -> Vec<PathDigest> {
     let described = spawn_blocking(move || {
-        let Selection::Content(selectors) = selected else {
-            return Vec::new();
-        };
-        let nodes: Vec<&ContextNode> = tree
-            .tree()
-            .nodes()
-            .iter()
-            .filter(|node| is_selected(node, &selectors))
-            .collect();
-        if nodes.len() > DESCRIBED_MAX {
-            return Vec::new();
-        }
-        nodes
-            .into_iter()
-            .filter_map(|node| path_digest(&tree, node))
-            .collect()
+        let content = &NoContent;
+        let view = &view;
+        describe(&TreeSource { view, content }, &selected)
     });
     described.await.unwrap_or_default()
 }
 
-fn is_selected(node: &ContextNode, selectors: &[PathSelector]) -> bool {
-    let is_below = |selector: &PathSelector| {
-        let literal = selector
-            .path
-            .split(['*', '?', '['])
-            .next()
-            .unwrap_or_default();
-        match EntryPath::new(literal.trim_end_matches('/')) {
-            Ok(path) if !selector.wildcard || literal == selector.path => {
-                node.path.starts_with(&path)
-            }
-            // Of a wildcard, everything that begins as it does.
-            Ok(path) => node.path.as_bytes().starts_with(path.as_bytes()),
-            Err(_) => false,
-        }
+/// The selected files; none where they are too many or cannot be told, or where all of an input
+/// counts: a miss then names the input.
+fn describe(source: &dyn CopySource, selected: &Selection) -> Vec<PathDigest> {
+    let Selection::Content(selectors) = selected else {
+        return Vec::new();
     };
-    !node.path.is_root() && selectors.iter().any(is_below)
+    let mut described = BTreeMap::new();
+    for selector in selectors {
+        let Ok(selection) = selection(selector) else {
+            continue;
+        };
+        // What cannot be selected fails the step, which says why.
+        let Ok(paths) = selected_paths(source, &selection) else {
+            continue;
+        };
+        described.extend(paths.into_iter().map(|one| (one.path.clone(), one)));
+        if described.len() > DESCRIBED_MAX {
+            return Vec::new();
+        }
+    }
+    described.into_values().map(path_digest).collect()
 }
 
-fn path_digest(tree: &LocalTree, node: &ContextNode) -> Option<PathDigest> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&node.metadata.mode.to_le_bytes());
-    match &node.kind {
-        Kind::File { .. } => hasher.update(&tree.tree().content_hash(&node.path).ok()?.0),
-        Kind::Symlink { target } => hasher.update(target),
-        Kind::Directory { .. } => hasher.update(b"directory"),
-        _ => hasher.update(b"special"),
-    };
-    let path = String::from_utf8_lossy(node.path.as_bytes()).into_owned();
-    Some(PathDigest {
-        path,
-        digest: hasher.finalize().into(),
-    })
+fn path_digest(one: SelectedPath) -> PathDigest {
+    let metadata = one.metadata;
+    let mut attributes = blake3::Hasher::new();
+    for (name, value) in &metadata.xattrs {
+        attributes.update(&(name.len() as u64).to_le_bytes());
+        attributes.update(name);
+        attributes.update(&(value.len() as u64).to_le_bytes());
+        attributes.update(value);
+    }
+    PathDigest {
+        path: String::from_utf8_lossy(one.path.as_bytes()).into_owned(),
+        content: blake3::Hash::from(one.content).into(),
+        mode: metadata.mode,
+        owner: (metadata.uid, metadata.gid),
+        attributes: attributes.finalize().into(),
+    }
 }

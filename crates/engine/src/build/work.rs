@@ -31,6 +31,8 @@ pub(super) struct Work<'a> {
     pub(super) dockerfile: &'a Arc<Loaded>,
     pub(super) lowered: &'a Lowered,
     pub(super) dating: Dating,
+    /// What tells the context from other projects' on every machine.
+    pub(super) project: String,
     pub(super) executor: &'a Arc<BuildExecutor>,
     pub(super) uploads: &'a Uploads,
     pub(super) lease: &'a Lease,

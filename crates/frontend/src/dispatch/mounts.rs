@@ -100,11 +100,7 @@ impl Lowering<'_, '_> {
         inputs: &mut Vec<Input>,
     ) -> Result<Mount, LowerError> {
         let files = self.mounted_files(mount, source)?;
-        let target = if clean(&mount.target).starts_with('/') {
-            mount.target.clone()
-        } else {
-            rooted(&join(&self.stage(id).state.directory, &mount.target))
-        };
+        let target = self.absolute(id, &mount.target);
         if target == "/" {
             return Err(Problem::MountTarget { target }.into());
         }
@@ -202,6 +198,15 @@ impl Lowering<'_, '_> {
         )
     }
 
+    /// A mount's target, which may be below the working directory.
+    fn absolute(&self, id: StageId, target: &str) -> String {
+        if clean(target).starts_with('/') {
+            target.to_owned()
+        } else {
+            rooted(&join(&self.stage(id).state.directory, target))
+        }
+    }
+
     fn cache_id(&self, mount: &Written) -> String {
         let namespace = self
             .arguments
@@ -233,7 +238,7 @@ impl Lowering<'_, '_> {
             .or_insert((mount.required, line));
         let target = match mount.target.as_str() {
             "" => format!("/run/secrets/{}", base(&name)),
-            target => target.to_owned(),
+            target => self.absolute(id, target),
         };
         let secret = SecretMount {
             id: name,
@@ -268,7 +273,7 @@ impl Lowering<'_, '_> {
             .or_insert((mount.required, line));
         let target = match mount.target.as_str() {
             "" => format!("/run/buildkit/ssh_agent.{index}"),
-            target => target.to_owned(),
+            target => self.absolute(id, target),
         };
         let agent = SshMount {
             id: name,

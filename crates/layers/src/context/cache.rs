@@ -24,6 +24,7 @@ use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use crate::context::{ContextNode, ContextTree};
 use crate::{ContentHash, EntryPath, FileStamp, Timestamp};
@@ -37,6 +38,12 @@ const AGE_MAX: u8 = 16;
 
 /// A larger file is not read: no cache of ours is.
 const FILE_BYTES_MAX: u64 = 4 << 30;
+
+/// How much all contexts of a directory may take; one is some 150 bytes for each of its files.
+const DIRECTORY_BYTES_MAX: u64 = 256 << 20;
+
+/// A cache that is used is marked as used this often.
+const MARK_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Remembers which content a path had when its file looked a certain way.
 pub trait StatCache: Sync {
@@ -88,6 +95,7 @@ impl StatCacheFile {
         let records = read_bounded(&file)
             .and_then(|bytes| decode(&bytes, &root))
             .unwrap_or_default();
+        mark_used(&file);
         Self {
             file,
             root,
@@ -118,7 +126,12 @@ impl StatCacheFile {
         if let Some(directory) = self.file.parent() {
             std::fs::create_dir_all(directory)?;
         }
-        replace(&self.file, &encode(&next, &self.root))
+        replace(&self.file, &encode(&next, &self.root))?;
+        match self.file.parent() {
+            // Checkouts have a new path each time in some places.
+            Some(directory) if self.is_empty() => forget_oldest(directory, DIRECTORY_BYTES_MAX),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it knows exactly what the tree knows now.
@@ -166,6 +179,43 @@ fn read_bounded(file: &Path) -> Option<Vec<u8>> {
     (size <= FILE_BYTES_MAX)
         .then(|| std::fs::read(file).ok())
         .flatten()
+}
+
+/// Lets a cache that is used look younger than one that is not. One that cannot be marked is
+/// merely forgotten earlier.
+fn mark_used(file: &Path) {
+    let is_old = |modified: SystemTime| modified.elapsed().is_ok_and(|age| age > MARK_INTERVAL);
+    let metadata = std::fs::metadata(file);
+    if metadata.and_then(|it| it.modified()).is_ok_and(is_old)
+        && let Ok(file) = std::fs::File::open(file)
+    {
+        _ = file.set_modified(SystemTime::now());
+    }
+}
+
+/// Removes the caches that were not used for the longest time, until those that are left take no
+/// more than `bytes_max`.
+fn forget_oldest(directory: &Path, bytes_max: u64) -> io::Result<()> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        // What is gone was forgotten by another build.
+        if let Ok(metadata) = entry.metadata() {
+            files.push((metadata.modified()?, metadata.len(), entry.path()));
+        }
+    }
+    files.sort_unstable_by(|a, b| b.cmp(a));
+    let mut kept = 0u64;
+    for (_, size, path) in files {
+        kept = kept.saturating_add(size);
+        if kept > bytes_max {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// No `fsync`: what a crash leaves behind fails its check and is an empty cache.
@@ -317,6 +367,27 @@ mod tests {
             .zip(0..)
             .map(|(path, n)| (EntryPath::new(path).unwrap(), record(n)))
             .collect()
+    }
+
+    #[test]
+    fn contexts_that_were_not_used_for_long_are_forgotten_first() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, age_s) in [("old", 300), ("new", 100), ("older", 400)] {
+            let file = std::fs::File::create(folder.path().join(name)).unwrap();
+            file.set_len(10).unwrap();
+            let time = SystemTime::now() - Duration::from_secs(age_s);
+            file.set_modified(time).unwrap();
+        }
+        let left = |bytes_max| {
+            forget_oldest(folder.path(), bytes_max).unwrap();
+            let names = std::fs::read_dir(folder.path()).unwrap();
+            let mut names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(left(30), ["new", "old", "older"]);
+        assert_eq!(left(29), ["new", "old"]);
+        assert_eq!(left(9), Vec::<&str>::new());
     }
 
     #[test]

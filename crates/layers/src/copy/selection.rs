@@ -1,5 +1,6 @@
 //! What a copy selects, and the key of it.
 
+use crate::Metadata;
 use crate::copy::resolve::{Step, clean, join, resolve};
 use crate::copy::select::{Patterns, Selected, walk};
 use crate::copy::suggest::suggest;
@@ -220,6 +221,61 @@ pub fn selection_digest<P: PathPatterns>(
     Ok(SelectionDigest(key.0.finish()))
 }
 
+/// One of the paths that a selection takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedPath {
+    /// In the source.
+    pub path: EntryPath,
+    /// Of its kind, and of what it holds or leads to.
+    pub content: [u8; 32],
+    /// Its metadata.
+    pub metadata: Metadata,
+}
+
+/// What a selection takes from a source, one by one, but for the source's root.
+///
+/// # Errors
+/// As [`selection_digest`], but that a pattern which must be met may be unmet.
+pub fn selected_paths<P: PathPatterns>(
+    source: &dyn CopySource,
+    selection: &Selection<'_, P>,
+) -> Result<Vec<SelectedPath>, CopyError> {
+    let mut paths = Vec::new();
+    for found in selection.matches(source)? {
+        let mut selected = Vec::new();
+        selection.walk(source, &found, &mut |one| {
+            selected.push(one);
+            Ok(())
+        })?;
+        let mut hashes = hashes_of_files(source, &selected)?.into_iter();
+        for one in selected {
+            let mut key = Key(FieldHasher::new("longshore selected path 1"));
+            key.kind(&one.node.kind, &mut hashes);
+            if !one.path.is_root() {
+                paths.push(SelectedPath {
+                    path: one.path,
+                    content: key.0.finish(),
+                    metadata: one.node.metadata,
+                });
+            }
+        }
+    }
+    Ok(paths)
+}
+
+/// The hashes of those of what is selected that are files.
+fn hashes_of_files(
+    source: &dyn CopySource,
+    selected: &[Selected],
+) -> Result<Vec<ContentHash>, CopyError> {
+    let files: Vec<EntryPath> = selected
+        .iter()
+        .filter(|one| matches!(one.node.kind, Kind::File { .. }))
+        .map(|one| one.path.clone())
+        .collect();
+    Ok(source.content_hashes(&files)?)
+}
+
 /// Every field of what is selected, hashed.
 struct Key(FieldHasher);
 
@@ -230,12 +286,7 @@ impl Key {
         contents_only: bool,
         selected: &[Selected],
     ) -> Result<(), CopyError> {
-        let files: Vec<EntryPath> = selected
-            .iter()
-            .filter(|one| matches!(one.node.kind, Kind::File { .. }))
-            .map(|one| one.path.clone())
-            .collect();
-        let mut hashes = source.content_hashes(&files)?.into_iter();
+        let mut hashes = hashes_of_files(source, selected)?.into_iter();
         self.0.number(selected.len() as u64);
         for one in selected {
             self.0.bytes(one.relative.as_bytes());

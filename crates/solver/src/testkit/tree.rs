@@ -189,7 +189,10 @@ pub(super) fn describe(files: &Files, selection: &Selection) -> Vec<PathDigest> 
     selected
         .map(|(path, text)| PathDigest {
             path,
-            digest: blake3::hash(text.as_bytes()).into(),
+            content: blake3::hash(text.as_bytes()).into(),
+            mode: 0o644,
+            owner: (0, 0),
+            attributes: blake3::hash(b"").into(),
         })
         .collect()
 }

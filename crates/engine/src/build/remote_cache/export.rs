@@ -81,11 +81,11 @@ impl Plans {
         let cache = StoredCache::new(engine.root().clone());
         let mut found = Vec::new();
         for (_, definition, content) in steps {
-            let mut record = cache.lookup(&definition).await?;
+            let mut record = readable(&cache, &definition).await;
             if record.is_none()
                 && let Some(content) = content
             {
-                record = cache.lookup(&content).await?;
+                record = readable(&cache, &content).await;
             }
             let Some(record) = record else { continue };
             let mut keys = vec![definition, record.trace.key];
@@ -94,6 +94,15 @@ impl Plans {
         }
         Ok(found)
     }
+}
+
+/// A record, unless it cannot be read: the others are exported all the same.
+async fn readable(cache: &StoredCache, key: &CacheKey) -> Option<CacheRecord> {
+    let found = cache.lookup(key).await;
+    found.unwrap_or_else(|error| {
+        tracing::debug!(%error, %key, "a record that cannot be read is not exported");
+        None
+    })
 }
 
 impl EventSink for Plans {
