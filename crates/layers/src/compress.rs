@@ -1,8 +1,11 @@
 //! Compressing a stream on all cores, to the same bytes at any number of threads.
 //!
-//! Why gzip is members end to end is in `docs/decisions/parallel-gzip.md`.
+//! Why gzip is members end to end is in `docs/decisions/parallel-gzip.md`, and with what
+//! parameters Zstandard works in `docs/decisions/zstd.md`.
 
 mod gzip;
+mod noise;
+mod zstd;
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -10,6 +13,7 @@ use std::num::NonZeroUsize;
 use longshore_oci::media_type;
 
 use self::gzip::ParallelGzip;
+use self::zstd::ParallelZstd;
 
 /// How a layer's blob is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +70,7 @@ pub struct Compressor<W: Write>(Kind<W>);
 enum Kind<W: Write> {
     None(W),
     Gzip(Box<ParallelGzip<W>>),
-    Zstd(Box<zstd::stream::write::Encoder<'static, W>>),
+    Zstd(Box<ParallelZstd<W>>),
 }
 
 impl<W: Write> std::fmt::Debug for Kind<W> {
@@ -97,10 +101,7 @@ impl<W: Write> Compressor<W> {
                 Kind::Gzip(Box::new(ParallelGzip::new(level, threads, sink)))
             }
             Compression::Zstd { level } => {
-                let mut encoder = zstd::stream::write::Encoder::new(sink, level)?;
-                // At least one worker, always: without any the bytes are other ones.
-                encoder.multithread(u32::try_from(threads.get()).unwrap_or(u32::MAX).min(64))?;
-                Kind::Zstd(Box::new(encoder))
+                Kind::Zstd(Box::new(ParallelZstd::new(level, threads, sink)?))
             }
         }))
     }
@@ -133,7 +134,7 @@ impl<W: Write> Write for Compressor<W> {
         match &mut self.0 {
             Kind::None(sink) => sink.flush(),
             Kind::Gzip(gzip) => gzip.sink_mut().flush(),
-            Kind::Zstd(zstd) => zstd.get_mut().flush(),
+            Kind::Zstd(zstd) => zstd.sink_mut().flush(),
         }
     }
 }

@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 pub(crate) use self::node::FileBytes;
-use self::node::{FileJob, apply_metadata};
+use self::node::{FileJob, apply_metadata, remove_other_attributes};
 use self::remove::{remove_tree, remove_unlisted};
 use crate::change::mtime_of;
 use crate::fs_at::{open_beneath, open_directory};
@@ -350,6 +350,10 @@ impl<'a> DirectoryWriter<'a> {
     ) -> Result<(), DirectoryError> {
         let directory =
             open_directory(&*self.root, path).map_err(failed("open the directory", path))?;
+        if self.options.form == DirectoryForm::Merged {
+            // It may be a lower layer's, with attributes that this layer took away.
+            remove_other_attributes(directory.as_fd(), path, metadata)?;
+        }
         apply_metadata(directory.as_fd(), path, metadata, self.options.ownership)
     }
 

@@ -22,12 +22,18 @@ pub fn materialise(
     lower: &dyn LowerLayers,
 ) -> Result<Vec<EntryPath>, DirectoryError> {
     let mut writer = DirectoryWriter::new(directory.as_fd(), options)?;
-    for change in changes {
+    let is_whiteout = |change: &&Change| change.entry.kind == Kind::Whiteout;
+    for change in changes.iter().filter(|change| !is_whiteout(change)) {
         let bytes = match change.entry.kind {
             Kind::File { .. } => Some(FileBytes::Named(change.content.clone())),
             _ => None,
         };
         writer.create(&change.entry, bytes)?;
+    }
+    // Whiteouts come last: a hard link may be to the lower file that one of them hides.
+    writer.settle(lower)?;
+    for change in changes.iter().filter(is_whiteout) {
+        writer.create(&change.entry, None)?;
     }
     let listing: Vec<&Entry> = changes.iter().map(|change| &change.entry).collect();
     writer.finish(&listing, lower)

@@ -25,6 +25,7 @@ pub use self::listing::{Listing, changes_since};
 use self::scan::{Found, FoundKind, scan};
 use crate::directory::OverlayAttributes;
 use crate::fs_at::open_directory;
+use crate::limits::{PATH_BYTES_MAX, PATH_COMPONENTS_MAX};
 use crate::source::{ContentError, OpenContent};
 use crate::tree::Node;
 use crate::{
@@ -47,6 +48,12 @@ pub enum DiffError {
     /// A file could not be read, or something still writes to the directory.
     #[error(transparent)]
     Content(#[from] ContentError),
+    /// A path is longer than any in a layer may be.
+    #[error(
+        "`{0}` holds a path of more than {PATH_BYTES_MAX} bytes or {PATH_COMPONENTS_MAX} \
+         components: no layer can hold it"
+    )]
+    PathLimit(EntryPath),
     /// The mount had an option that leaves content elsewhere (`redirect_dir`, `metacopy`).
     #[error("`{path}` has the attribute `{attribute}`: its content is not in this directory")]
     Attribute {

@@ -1,10 +1,12 @@
-//! Which extended attributes belong to a layer.
+//! Which extended attributes belong to a layer, and reading them.
 //!
 //! Kept: `security.capability` and `user.*`. Everything else describes the machine that the
 //! layer was made or is used on: `trusted.*` and `user.overlay.*` steer overlay file systems,
 //! `user.longshore.*` marks what is deleted in a layer's directory,
 //! labels and access lists come from the host's policy. A layer from a stranger that could
 //! set `trusted.overlay.redirect` would choose what a directory shows.
+
+use rustix::io::Errno;
 
 /// Whether the attribute is part of a layer.
 pub(crate) fn is_kept(name: &[u8]) -> bool {
@@ -15,6 +17,27 @@ pub(crate) fn is_kept(name: &[u8]) -> bool {
             && !is_overlay(b"user.longshore.")
             && !is_overlay(b"user.fuseoverlayfs.")
             && !is_overlay(b"user.containers."))
+}
+
+/// Asks for the size, then reads; again when it has grown in between.
+pub(crate) fn sized(
+    size: impl Fn() -> Result<usize, Errno>,
+    read: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+) -> Result<Vec<u8>, Errno> {
+    loop {
+        let size = size()?;
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        let mut buffer = vec![0; size];
+        match read(&mut buffer) {
+            Err(Errno::RANGE) => {}
+            read => {
+                buffer.truncate(read?);
+                return Ok(buffer);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -350,3 +350,76 @@ fn files_are_copied_whole_from_wherever_they_are() {
         Some(ContentHash::of(&bytes[1001..2_001_001]))
     );
 }
+
+/// What a lower layer has: one file.
+struct FileBelow(std::path::PathBuf);
+
+impl LowerLayers for FileBelow {
+    fn directory(&self, _path: &EntryPath) -> Option<Metadata> {
+        None
+    }
+
+    fn file(&self, path: &EntryPath) -> std::io::Result<Option<(OwnedFd, Metadata)>> {
+        if path.name() != b"gone" {
+            return Ok(None);
+        }
+        let file = std::fs::File::open(&self.0)?;
+        Ok(Some((file.into(), Metadata::default())))
+    }
+}
+
+#[test]
+fn a_link_to_what_its_layer_deletes_is_the_file_below_wherever_it_sorts() {
+    let folder = tempfile::tempdir().unwrap();
+    let below = folder.path().join("below");
+    std::fs::write(&below, "from below").unwrap();
+    let lower = FileBelow(below.clone());
+    let changes = [
+        common::hardlink("before", "gone"),
+        common::whiteout("gone"),
+        common::hardlink("later", "gone"),
+    ];
+    let forms = [
+        DirectoryForm::Merged,
+        DirectoryForm::Overlay(OverlayAttributes::Own),
+    ];
+    for form in forms {
+        let out = folder.path().join("out");
+        std::fs::create_dir(&out).unwrap();
+        if form == DirectoryForm::Merged {
+            std::fs::copy(&below, out.join("gone")).unwrap();
+        }
+        materialise(&changes, open(&out), &options(form), &lower).unwrap();
+        for name in ["before", "later"] {
+            let found = std::fs::read_to_string(out.join(name)).unwrap();
+            assert_eq!(found, "from below", "{name} in {form:?}");
+        }
+        let left = std::fs::read_to_string(out.join("gone"));
+        assert!(left.is_err() || left.unwrap().is_empty(), "{form:?}");
+        std::fs::remove_dir_all(out).unwrap();
+    }
+}
+
+#[test]
+fn attributes_that_a_later_layer_took_from_a_directory_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |names: &[&str]| {
+        let mut change = common::directory("d");
+        for name in names {
+            let xattrs = &mut change.entry.metadata.xattrs;
+            xattrs.insert(name.as_bytes().to_vec(), b"v".to_vec());
+        }
+        change
+    };
+    let options = options(DirectoryForm::Merged);
+    for layer in [with(&["user.a", "user.b"]), with(&["user.b", "user.c"])] {
+        materialise(&[layer], open(folder.path()), &options, &NoLowerLayers).unwrap();
+    }
+    let at = folder.path().join("d");
+    let mut names = vec![0; 1000];
+    let length = rustix::fs::listxattr(&at, &mut names[..]).unwrap();
+    let mut names: Vec<_> = names[..length].split(|byte| *byte == 0).collect();
+    names.retain(|name| name.starts_with(b"user."));
+    names.sort();
+    assert_eq!(names, [b"user.b", b"user.c"]);
+}

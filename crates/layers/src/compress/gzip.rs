@@ -8,13 +8,12 @@
 //! Members laid end to end are one gzip file (RFC 1952, section 2.2). Blocks are cut at fixed
 //! places of the content: the bytes depend on content and level.
 
-mod noise;
-
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
 use libdeflater::{CompressionLvl, Compressor};
 
+use super::noise;
 use crate::pool::{InOrder, Pending, Pool};
 
 /// Content compressed by one job. See `docs/decisions/parallel-gzip.md` for why this much.
@@ -96,7 +95,7 @@ fn member(block: &[u8], level: u32) -> io::Result<Vec<u8>> {
     compressed(block, level)
 }
 
-fn compressed(block: &[u8], level: u32) -> io::Result<Vec<u8>> {
+pub(super) fn compressed(block: &[u8], level: u32) -> io::Result<Vec<u8>> {
     let level = i32::try_from(level).map_err(io::Error::other)?;
     let level = CompressionLvl::new(level)
         .map_err(|error| io::Error::other(format!("gzip level {level}: {error:?}")))?;

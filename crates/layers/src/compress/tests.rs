@@ -68,7 +68,7 @@ fn zstd_bytes_do_not_depend_on_threads_beyond_one_job() {
     let content = sample(20 << 20);
     let one = compressed(&content, Compression::ZSTD, 1, 1 << 16);
     assert_eq!(compressed(&content, Compression::ZSTD, 4, 1 << 18), one);
-    assert_eq!(zstd::decode_all(&one[..]).unwrap(), content);
+    assert_eq!(::zstd::decode_all(&one[..]).unwrap(), content);
 }
 
 #[test]
@@ -94,6 +94,78 @@ fn noise_is_stored_and_read_back() {
     let overhead = bytes.len() - of_text.len() - noise.len();
     assert!(overhead < noise.len() / 1000, "{overhead}");
     assert!(gunzip(&bytes) == content);
+}
+
+/// Blocks of text (`t`) and of noise (`n`).
+fn blocks(kinds: &str) -> Vec<u8> {
+    let mut content = Vec::new();
+    let mut noise = vec![0; kinds.len() * zstd::BLOCK_BYTES];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    let text = sample(kinds.len() * zstd::BLOCK_BYTES);
+    for (number, kind) in kinds.chars().enumerate() {
+        let at = number * zstd::BLOCK_BYTES..(number + 1) * zstd::BLOCK_BYTES;
+        content.extend_from_slice(if kind == 'n' { &noise[at] } else { &text[at] });
+    }
+    content
+}
+
+#[test]
+fn zstd_stores_noise_and_every_order_is_read_back() {
+    for kinds in [
+        "nnnnn",
+        "ttnnnntt",
+        "nt",
+        "tnnnt",
+        "nnnnnntnnnnt",
+        "tnnn",
+        "tnnnn",
+    ] {
+        let mut content = blocks(kinds);
+        content.extend_from_slice(b"the end");
+        let one = compressed(&content, Compression::ZSTD, 1, 1 << 20);
+        for (threads, cut) in [(2, 100_003), (5, usize::MAX)] {
+            let same = compressed(&content, Compression::ZSTD, threads, cut) == one;
+            assert!(same, "{kinds} on {threads} threads");
+        }
+        assert!(::zstd::decode_all(&one[..]).unwrap() == content, "{kinds}");
+        let noise = kinds.matches('n').count() * zstd::BLOCK_BYTES;
+        let text = kinds.matches('t').count() * zstd::BLOCK_BYTES;
+        assert!(one.len() < noise + noise / 1000 + text / 2 + 100, "{kinds}");
+    }
+}
+
+#[test]
+fn every_length_of_a_zstd_stream_is_read_back() {
+    let block = zstd::BLOCK_BYTES;
+    let content = blocks("tnnnntt");
+    for length in [
+        0,
+        1,
+        100,
+        block - 1,
+        block,
+        block + 1,
+        5 * block,
+        5 * block + 1,
+        6 * block,
+    ] {
+        for level in [1, 3] {
+            let bytes = compressed(&content[..length], Compression::Zstd { level }, 2, 100_000);
+            let read = ::zstd::decode_all(&bytes[..]).unwrap();
+            assert!(read == content[..length], "{length} at {level}");
+        }
+    }
+}
+
+#[test]
+fn a_small_zstd_stream_says_how_long_it_is_and_a_large_one_needs_the_common_window() {
+    use ::zstd::zstd_safe::get_frame_content_size;
+    let small = compressed(b"small", Compression::ZSTD, 2, 5);
+    assert_eq!(get_frame_content_size(&small).ok(), Some(Some(5)));
+    let large = compressed(&sample(20 << 20), Compression::ZSTD, 2, 1 << 20);
+    let mut reader = ::zstd::stream::read::Decoder::new(&large[..]).unwrap();
+    reader.window_log_max(23).unwrap();
+    assert_eq!(io::copy(&mut reader, &mut io::sink()).unwrap(), 20 << 20);
 }
 
 #[test]

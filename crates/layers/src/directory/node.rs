@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::{Created, DirectoryError, Ownership, failed};
 use crate::source::OpenContent;
-use crate::{ContentHash, Entry, EntryPath, FileContent, Kind, Metadata, Timestamp};
+use crate::{ContentHash, Entry, EntryPath, FileContent, Kind, Metadata, Timestamp, xattr};
 
 /// The bytes of a file that is created.
 #[derive(Debug)]
@@ -256,6 +256,32 @@ fn set_attribute(
         }
         Err(errno) => Err(failed("set an extended attribute of", path)(errno)),
     }
+}
+
+/// Removes the attributes that belong to a layer and that `metadata` does not have.
+pub(super) fn remove_other_attributes(
+    file: BorrowedFd<'_>,
+    path: &EntryPath,
+    metadata: &Metadata,
+) -> Result<(), DirectoryError> {
+    let names = xattr::sized(
+        || rustix::fs::flistxattr_query(file),
+        |buffer| rustix::fs::flistxattr(file, buffer),
+    );
+    let names = match names {
+        Ok(names) => names,
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(errno) => return Err(failed("list the extended attributes of", path)(errno)),
+    };
+    let names = names.split(|byte| *byte == 0);
+    for name in names.filter(|name| xattr::is_kept(name)) {
+        if metadata.xattrs.contains_key(name) {
+            continue;
+        }
+        rustix::fs::fremovexattr(file, name)
+            .map_err(failed("remove an extended attribute of", path))?;
+    }
+    Ok(())
 }
 
 fn left_out(path: &EntryPath, name: &[u8]) {

@@ -4,9 +4,11 @@
 //! Invariant: a change that was made after the listing is found. Every change of a file's bytes,
 //! owner, mode, attributes or names moves its change time, which nobody can set; whoever hands the
 //! tree out waits until the clock has passed [`Listing::newest_change`], so that no later change
-//! can carry a time that is listed.
+//! can carry a time that is listed. But where a file only lost a name, which moves the change time
+//! of the others, those are not changes: to know it, what a file with several names holds is
+//! listed too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -14,18 +16,43 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType};
 
 use super::scan::{Found, failed, inspect, names_in, path_of};
-use super::{DiffError, changes_of};
+use super::{DiffError, changes_of, hash_into, same_metadata};
 use crate::fs_at::open_directory;
-use crate::{Change, Entry, EntryPath, FileStamp, Kind, Metadata, Timestamp};
+use crate::{
+    Change, ContentHash, Entry, EntryPath, FileContent, FileStamp, HostFile, Kind, Metadata,
+    Timestamp,
+};
 
 /// Everything below a directory, by path, with what tells its versions apart.
 #[derive(Clone, Debug, Default)]
 pub struct Listing(BTreeMap<EntryPath, Seen>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Seen {
     stamp: FileStamp,
     is_directory: bool,
+    /// Whether it is a regular file with several names.
+    has_names: bool,
+    /// What such a file holds.
+    shared: Option<Arc<Shared>>,
+}
+
+/// What a file with several names holds, apart from its times and size.
+#[derive(Debug)]
+struct Shared {
+    metadata: Metadata,
+    content: ContentHash,
+}
+
+impl Seen {
+    fn inode(&self) -> (u64, u64) {
+        (self.stamp.device, self.stamp.inode)
+    }
+
+    /// Whether nothing has happened to it.
+    fn is_same(&self, other: &Self) -> bool {
+        self.stamp == other.stamp && self.is_directory == other.is_directory
+    }
 }
 
 impl Listing {
@@ -36,6 +63,7 @@ impl Listing {
     pub fn of(directory: impl AsFd) -> Result<Self, DiffError> {
         let path = EntryPath::root();
         let root = open_directory(directory, &path).map_err(failed("open", &path))?;
+        let root = Arc::new(root);
         let mut all = BTreeMap::new();
         let mut level = vec![path];
         while !level.is_empty() {
@@ -51,6 +79,7 @@ impl Listing {
                 all.insert(path, seen);
             }
         }
+        note_shared(&root, &mut all)?;
         Ok(Self(all))
     }
 
@@ -74,10 +103,100 @@ fn list_directory(root: &OwnedFd, path: &EntryPath) -> Result<Vec<(EntryPath, Se
         let seen = Seen {
             stamp: FileStamp::of(&stat),
             is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+            has_names: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && stat.st_nlink > 1,
+            shared: None,
         };
         listed.push((path, seen));
     }
     Ok(listed)
+}
+
+/// Notes what the files with several names hold, each read once.
+fn note_shared(root: &Arc<OwnedFd>, all: &mut BTreeMap<EntryPath, Seen>) -> Result<(), DiffError> {
+    let mut names: HashMap<(u64, u64), Vec<EntryPath>> = HashMap::new();
+    for (path, seen) in all.iter().filter(|(_, seen)| seen.has_names) {
+        names.entry(seen.inode()).or_default().push(path.clone());
+    }
+    let read: Result<Vec<_>, DiffError> = names
+        .into_par_iter()
+        .map(|(_, names)| Ok((shared_by(root, &names[0])?, names)))
+        .collect();
+    for (shared, names) in read? {
+        for name in names {
+            if let Some(seen) = all.get_mut(&name) {
+                seen.shared = Some(Arc::clone(&shared));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn shared_by(root: &Arc<OwnedFd>, path: &EntryPath) -> Result<Arc<Shared>, DiffError> {
+    let found = look(root, path)?;
+    let mut content = FileContent::Host(HostFile {
+        root: Arc::clone(root),
+        path: path.clone(),
+        stamp: found.stamp,
+        hash: None,
+    });
+    Ok(Arc::new(Shared {
+        content: hash_into(path, &mut content)?,
+        metadata: found.metadata,
+    }))
+}
+
+/// Takes the files from what has changed that only lost a name.
+fn keep_remaining_names(
+    root: &Arc<OwnedFd>,
+    before: &Listing,
+    now: &Listing,
+    changed: &mut BTreeSet<EntryPath>,
+) -> Result<(), DiffError> {
+    let mut names: HashMap<(u64, u64), Vec<EntryPath>> = HashMap::new();
+    for path in changed.iter() {
+        if let Some(seen) = now.0.get(path).filter(|seen| !seen.is_directory) {
+            names.entry(seen.inode()).or_default().push(path.clone());
+        }
+    }
+    for names in names.into_values() {
+        if had_these_names(before, now, &names) && holds_the_same(root, before, now, &names[0])? {
+            for name in &names {
+                changed.remove(name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether all names of a file were names of it before.
+fn had_these_names(before: &Listing, now: &Listing, names: &[EntryPath]) -> bool {
+    names
+        .iter()
+        .all(|name| match (before.0.get(name), now.0.get(name)) {
+            (Some(then), Some(now)) => then.shared.is_some() && then.inode() == now.inode(),
+            _ => false,
+        })
+}
+
+fn holds_the_same(
+    root: &Arc<OwnedFd>,
+    before: &Listing,
+    now: &Listing,
+    name: &EntryPath,
+) -> Result<bool, DiffError> {
+    let (Some(then), Some(now)) = (before.0.get(name), now.0.get(name)) else {
+        return Ok(false);
+    };
+    let same_stamp = (then.stamp.size, then.stamp.mtime) == (now.stamp.size, now.stamp.mtime);
+    let Some(shared) = then.shared.as_ref().filter(|_| same_stamp) else {
+        return Ok(false);
+    };
+    let holds = match &now.shared {
+        Some(holds) => Arc::clone(holds),
+        None => shared_by(root, name)?,
+    };
+    Ok(same_metadata(&holds.metadata, &shared.metadata) && holds.content == shared.content)
 }
 
 /// What has changed below `directory` since `before`, sorted, with the directories above each
@@ -98,8 +217,9 @@ pub fn changes_since(
     let changed = now
         .0
         .iter()
-        .filter(|(path, seen)| before.0.get(*path) != Some(*seen));
+        .filter(|(path, seen)| !before.0.get(*path).is_some_and(|then| then.is_same(seen)));
     let mut wanted: BTreeSet<EntryPath> = changed.map(|(path, _)| path.clone()).collect();
+    keep_remaining_names(&root, before, &now, &mut wanted)?;
     let gone: Vec<&EntryPath> = before.0.keys().filter(|path| is_gone(path, &now)).collect();
     add_parents(&mut wanted, &gone);
     let found: Result<BTreeMap<EntryPath, Found>, DiffError> = wanted
@@ -228,6 +348,47 @@ mod tests {
     fn one_of_several_names_changes_all() {
         let changed = changes(|root| fs::write(root.join("also-a"), "22").unwrap());
         assert_eq!(changed, ["/a file 2", "/also-a = /a"]);
+    }
+
+    #[test]
+    fn a_name_that_goes_changes_no_other_name() {
+        let changed = changes(|root| fs::remove_file(root.join("a")).unwrap());
+        assert_eq!(changed, ["/a gone"]);
+        let changed = changes(|root| {
+            fs::remove_file(root.join("a")).unwrap();
+            fs::write(root.join("a"), "another").unwrap();
+        });
+        assert_eq!(changed, ["/a file 7"]);
+    }
+
+    #[test]
+    fn a_name_that_goes_hides_no_change_of_the_others() {
+        let changed = changes(|root| {
+            let path = root.join("also-a");
+            let before = fs::metadata(&path).unwrap().modified().unwrap();
+            fs::write(&path, "2").unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(before).unwrap();
+            fs::remove_file(root.join("a")).unwrap();
+        });
+        assert_eq!(changed, ["/a gone", "/also-a file 1"]);
+        let changed = changes(|root| {
+            fs::set_permissions(root.join("a"), fs::Permissions::from_mode(0o600)).unwrap();
+            fs::remove_file(root.join("a")).unwrap();
+        });
+        assert_eq!(changed, ["/a gone", "/also-a file 1"]);
+    }
+
+    #[test]
+    fn a_new_name_brings_the_file_into_the_layer() {
+        let changed = changes(|root| {
+            fs::hard_link(root.join("a"), root.join("d/third")).unwrap();
+            fs::remove_file(root.join("also-a")).unwrap();
+        });
+        assert_eq!(
+            changed,
+            ["/a file 1", "/also-a gone", "/d dir", "/d/third = /a"]
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::DiffError;
 use crate::change::mtime_of;
 use crate::directory::OverlayAttributes;
 use crate::fs_at::open_directory;
+use crate::limits::path_within_limits;
 use crate::{EntryPath, FileStamp, Kind, Metadata, xattr};
 
 /// How many names one thread inspects before another may take the next ones.
@@ -118,9 +119,16 @@ pub(super) fn names_in(
     Ok((directory, names))
 }
 
+/// The path of a name in a directory. A path that no layer can hold is refused here, not when the
+/// layer is written: whoever makes directories in directories would choose how much memory the
+/// paths of all of them take.
 pub(super) fn path_of(directory: &EntryPath, name: &CString) -> Result<EntryPath, DiffError> {
     let joined = directory.join(name.as_bytes()).map_err(io::Error::other);
-    joined.map_err(failed("list", directory))
+    let path = joined.map_err(failed("list", directory))?;
+    if !path_within_limits(&path) {
+        return Err(DiffError::PathLimit(directory.clone()));
+    }
+    Ok(path)
 }
 
 /// Without `attributes`, marks mean nothing.
@@ -240,36 +248,15 @@ fn read_attributes(
 }
 
 fn list_attributes(at: &[u8]) -> Result<Vec<u8>, Errno> {
-    sized(
+    xattr::sized(
         || rustix::fs::llistxattr_query(at),
         |buffer| rustix::fs::llistxattr(at, buffer),
     )
 }
 
 fn attribute(at: &[u8], name: &[u8]) -> Result<Vec<u8>, Errno> {
-    sized(
+    xattr::sized(
         || rustix::fs::lgetxattr_query(at, name),
         |buffer| rustix::fs::lgetxattr(at, name, buffer),
     )
-}
-
-/// Asks for the size, then reads; again when it has grown in between.
-fn sized(
-    size: impl Fn() -> Result<usize, Errno>,
-    read: impl Fn(&mut [u8]) -> Result<usize, Errno>,
-) -> Result<Vec<u8>, Errno> {
-    loop {
-        let size = size()?;
-        if size == 0 {
-            return Ok(Vec::new());
-        }
-        let mut buffer = vec![0; size];
-        match read(&mut buffer) {
-            Err(Errno::RANGE) => {}
-            read => {
-                buffer.truncate(read?);
-                return Ok(buffer);
-            }
-        }
-    }
 }

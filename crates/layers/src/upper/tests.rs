@@ -96,6 +96,39 @@ fn line(change: &Change) -> String {
     format!("{} {kind}", change.entry.path)
 }
 
+/// Directories in one another, below `folder`; deeper than a single call could name.
+fn nested(folder: &Path, name: &str, depth: usize) {
+    let mut directory = std::os::fd::OwnedFd::from(fs::File::open(folder).unwrap());
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&directory, name, rustix::fs::Mode::RWXU).unwrap();
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY;
+        let mode = rustix::fs::Mode::empty();
+        directory = rustix::fs::openat(&directory, name, flags, mode).unwrap();
+    }
+}
+
+#[test]
+fn a_path_that_no_layer_can_hold_is_refused_where_it_begins() {
+    let name = "n".repeat(255);
+    let folder = tempfile::tempdir().unwrap();
+    // 16 names and the slashes between them are the most that fits.
+    nested(folder.path(), &name, 15);
+    assert_eq!(diff(folder.path(), &TreeView::empty()).len(), 15);
+    let folder = tempfile::tempdir().unwrap();
+    nested(folder.path(), &name, 40);
+    let upper = fs::File::open(folder.path()).unwrap();
+    let refused = diff_upper(&upper, &TreeView::empty(), OverlayAttributes::User);
+    let Err(DiffError::PathLimit(at)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(at.components().count(), 16);
+    let refused = Listing::of(&upper);
+    assert!(
+        matches!(refused, Err(DiffError::PathLimit(_))),
+        "{refused:?}"
+    );
+}
+
 #[test]
 fn what_was_only_copied_up_is_no_change() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
-//! Content that deflate cannot shrink: archives, images, ciphertext. Looking for repeats in
-//! it takes as long as in anything else, and finds none.
+//! Content that does not shrink: archives, images, ciphertext. Looking for repeats in it takes
+//! as long as in anything else, and finds none.
 
-use super::compressed;
+use super::gzip::compressed;
 
 /// What is looked at first, and searched for repeats: twice as far as deflate refers back.
 const SAMPLE_BYTES: usize = 64 << 10;
@@ -21,11 +21,24 @@ pub(super) fn is_noise(block: &[u8]) -> bool {
 /// Whether the squares of the bytes' frequencies add up to what they do for random bytes
 /// (`n² / 256`), within a hundredth: then a code saves a few thousandths at most.
 fn is_even(bytes: &[u8]) -> bool {
-    let mut counts = [0_u64; 256];
-    for &byte in bytes {
-        counts[usize::from(byte)] += 1;
+    // Four tables: an addition need not wait for the one before it.
+    let mut counts = [[0_u32; 256]; 4];
+    let (quads, rest) = bytes.as_chunks::<4>();
+    for quad in quads {
+        for (table, &byte) in counts.iter_mut().zip(quad) {
+            table[usize::from(byte)] += 1;
+        }
     }
-    let squares: u64 = counts.iter().map(|count| count * count).sum();
+    for &byte in rest {
+        counts[0][usize::from(byte)] += 1;
+    }
+    let count_of = |byte: usize| {
+        counts
+            .iter()
+            .map(|table| u64::from(table[byte]))
+            .sum::<u64>()
+    };
+    let squares: u64 = (0..256).map(|byte| count_of(byte).pow(2)).sum();
     let length = bytes.len() as u64;
     squares * 256 * 100 <= length * length * 101
 }
