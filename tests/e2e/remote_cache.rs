@@ -41,7 +41,7 @@ fn layers(sandbox: &Sandbox) -> serde_json::Value {
     sandbox.inspect("app")["RootFS"]["Layers"].clone()
 }
 
-fn warnings(outcome: &Outcome) -> Vec<&str> {
+pub(crate) fn warnings(outcome: &Outcome) -> Vec<&str> {
     let lines = outcome.stderr.lines();
     lines
         .filter(|line| line.starts_with("warning: ") && line.contains("cache"))
@@ -632,14 +632,14 @@ fn what_is_not_understood_is_refused() {
 }
 
 /// Passes requests on to a registry, one for each connection, and keeps their first lines.
-struct Proxy {
-    address: String,
+pub(crate) struct Proxy {
+    pub(crate) address: String,
     seen: Arc<Mutex<Vec<String>>>,
     refused: Arc<Mutex<Option<String>>>,
 }
 
 impl Proxy {
-    fn start(upstream: &str) -> Self {
+    pub(crate) fn start(upstream: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let proxy = Self {
             address: listener.local_addr().unwrap().to_string(),
@@ -658,7 +658,7 @@ impl Proxy {
         proxy
     }
 
-    fn reference(&self, name: &str) -> String {
+    pub(crate) fn reference(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
     }
 
@@ -668,7 +668,7 @@ impl Proxy {
     }
 
     /// The requests since this was last asked.
-    fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
 }
