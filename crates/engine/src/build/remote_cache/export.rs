@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use longshore_graph::VertexId;
 use longshore_oci::{Descriptor, Digest, LayerId};
 use longshore_solver::{
-    BoxError, CacheBackend as _, CacheKey, CacheRecord, Event, EventSink, HitKey,
+    BoxError, CacheBackend as _, CacheKey, CacheRecord, Event, EventSink, Group, HitKey, Trace,
 };
 
 use super::keyed::KeyedCache;
@@ -358,18 +358,32 @@ impl CacheExport<'_> {
         Ok(count)
     }
 
-    /// Sends records and their traces; the first failure.
+    /// Sends records, then their traces; the first failure.
     async fn send_records(&self, cache: &KeyedCache, entries: &[Entry]) -> Option<BoxError> {
         let sent: Vec<Result<(), BoxError>> = stream::iter(entries)
             .map(|entry| async move {
                 for name in &entry.names {
                     cache.place.put(name, entry.bytes.clone()).await?;
                 }
-                for group in &entry.record.trace.groups {
-                    cache.add_trace(group, &entry.record.trace).await?;
-                }
                 Ok(())
             })
+            .buffer_unordered(REQUESTS_AT_ONCE)
+            .collect()
+            .await;
+        let failed = sent.into_iter().find_map(Result::err);
+        failed.or(self.send_traces(cache, entries).await)
+    }
+
+    /// Each group is read and written once, whichever steps are in it.
+    async fn send_traces(&self, cache: &KeyedCache, entries: &[Entry]) -> Option<BoxError> {
+        let mut groups: BTreeMap<Group, Vec<&Trace>> = BTreeMap::new();
+        for trace in entries.iter().map(|entry| &entry.record.trace) {
+            for group in &trace.groups {
+                groups.entry(*group).or_default().push(trace);
+            }
+        }
+        let sent: Vec<Result<(), BoxError>> = stream::iter(groups)
+            .map(|(group, traces)| async move { cache.add_traces(&group, &traces).await })
             .buffer_unordered(REQUESTS_AT_ONCE)
             .collect()
             .await;
