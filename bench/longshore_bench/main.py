@@ -138,8 +138,12 @@ class Bench:
     def wants(self, row):
         return row in self.wanted
 
-    def measured(self, row, tool, argv):
+    def measured(self, row, tool, argv, proxy=None):
+        before = proxy.counted() if proxy else (0, 0, 0)
         sample = tool.run(argv)
+        if proxy:
+            counted = [now - then for now, then in zip(proxy.counted(), before)]
+            sample.requests, sample.sent_bytes, sample.received_bytes = counted
         if self.wants(row):
             self.results.add(row, tool.name, sample)
             say(f"  {row}: {sample.wall_s:.3f} s, {sample.cpu_s:.2f} s of processor")
@@ -148,22 +152,34 @@ class Bench:
         """Compares what a tool made with what we made."""
         if not self.checking or not self.wants(row):
             return
-        archive = os.path.join(self.scratch, "saved.tar")
         try:
-            tool.save(tag, archive)
-            image = trees.Image(archive)
+            image = self.image(tool, tag)
         except trees.Unreadable as error:
             self.results.notes.append(f"{row} of {tool.name} was not compared: {error}")
             return
-        finally:
-            if os.path.exists(archive):
-                os.unlink(archive)
         self.results.layer_bytes.setdefault(row, {})[tool.name] = image.layer_bytes
         if tool.name == report.OURS:
             self.trees[row] = image
         elif row in self.trees:
             found = trees.differences(self.trees[row], image, times)
             self.results.differences.setdefault(row, {})[tool.name] = found
+
+    def image(self, tool, tag):
+        """What a tool made, as it is saved."""
+        archive = os.path.join(self.scratch, "saved.tar")
+        try:
+            tool.save(tag, archive)
+            return trees.Image(archive)
+        finally:
+            if os.path.exists(archive):
+                os.unlink(archive)
+
+    def check_unchanged(self, row, tool, tag, made):
+        """Notes it where an image is not what the tool itself made before, to the second: then
+        steps ran again."""
+        found = trees.differences(made, self.image(tool, tag), lambda _path: True)
+        if found:
+            self.results.notes.append(f"{row}: {tool.name} ran steps again: {found[0]}")
 
     def registry(self):
         folder = os.path.join(self.scratch, "registry")

@@ -30,6 +30,10 @@ class Sample:
     read_bytes: int
     # The load of the machine in the minute before it.
     load: float
+    # What went to a registry and came from it; nothing where that is not counted.
+    requests: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
     def as_json(self):
         return asdict(self)

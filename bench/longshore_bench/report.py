@@ -8,6 +8,16 @@ from .rows import ROWS
 
 MB = 1e6
 OURS = "longshore"
+FIGURES = (
+    "wall_s",
+    "cpu_s",
+    "peak_bytes",
+    "written_bytes",
+    "read_bytes",
+    "requests",
+    "sent_bytes",
+    "received_bytes",
+)
 
 
 class Results:
@@ -60,7 +70,7 @@ def as_json(results):
                 "samples": [sample.as_json() for sample in samples],
                 "median": {
                     figure: results.median(row.name, tool, figure)
-                    for figure in ("wall_s", "cpu_s", "peak_bytes", "written_bytes", "read_bytes")
+                    for figure in FIGURES
                 },
                 "layer_bytes": results.layer_bytes.get(row.name, {}).get(tool),
                 "differences": results.differences.get(row.name, {}).get(tool),
@@ -92,6 +102,9 @@ def as_text(results):
         lines.append(f"{row.name}: {row.title}")
         for tool, samples in results.samples[row.name].items():
             lines.append(_line(_cells(results, row.name, tool, samples)))
+            moved = _moved(results, row.name, tool)
+            if moved:
+                lines.append(f"      {moved}")
             for difference in results.differences.get(row.name, {}).get(tool) or []:
                 lines.append(f"      {difference}")
     for tool, failures in results.failures.items():
@@ -115,6 +128,16 @@ def _cells(results, row, tool, samples):
         _mb(layers) if layers else "",
         results.output(row, tool),
     )
+
+
+def _moved(results, row, tool):
+    """What went to a registry and came from it, where that was counted."""
+    requests = results.median(row, tool, "requests")
+    if not requests:
+        return ""
+    sent = _mb(results.median(row, tool, "sent_bytes"))
+    received = _mb(results.median(row, tool, "received_bytes"))
+    return f"{requests:.0f} requests, {sent} to the registry, {received} from it"
 
 
 def _line(cells):
@@ -164,7 +187,9 @@ def _with_memory(results, row, tool):
     if wall is None:
         return "failed" if row in results.failures.get(tool, {}) else ""
     mark = "*" if results.output(row, tool) == "differs" else ""
-    return f"{_seconds(wall)}{mark}, {_mb(results.median(row, tool, 'peak_bytes'))}"
+    moved = _moved(results, row, tool)
+    moved = f"; {moved}" if moved else ""
+    return f"{_seconds(wall)}{mark}, {_mb(results.median(row, tool, 'peak_bytes'))}{moved}"
 
 
 def _seconds(value):

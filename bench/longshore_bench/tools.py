@@ -30,6 +30,8 @@ class Tool:
     # What its layers are stored as when nothing is asked for.
     stores = "gzip"
     zstd = False
+    # Whether it reads and writes build caches in registries here.
+    moves_caches = False
     daemon = None
 
     def __init__(self, scratch, workloads, busybox):
@@ -61,7 +63,9 @@ class Tool:
         """Ends the daemon and removes all state."""
         remove_tree(self.folder)
 
-    def build(self, context, tag, compression=None):
+    def build(self, context, tag, compression=None, cache_to=None, cache_from=None):
+        """The command that builds `context` as `tag`. The caches are references: what every
+        step made goes to the one, and is taken from the other."""
         raise NotImplementedError
 
     def save(self, tag, file):
@@ -93,6 +97,7 @@ class Longshore(Tool):
 
     name = "longshore"
     zstd = True
+    moves_caches = True
 
     def __init__(self, program, *rest):
         super().__init__(*rest)
@@ -107,11 +112,11 @@ class Longshore(Tool):
     def load(self, base):
         self.quietly(self._command("load", "-i", os.path.join(base, "layout.tar")))
 
-    def build(self, context, tag, compression=None):
+    def build(self, context, tag, compression=None, cache_to=None, cache_from=None):
         output = ["-t", tag]
         if compression:
             output = ["-o", f"type=image,name={tag},compression={compression}"]
-        return self._command("build", NETWORK, *output, context)
+        return self._command("build", NETWORK, *output, *_caches(cache_to, cache_from), context)
 
     def save(self, tag, file):
         self.quietly(self._command("save", "-o", file, tag))
@@ -176,7 +181,7 @@ class Docker(Daemon):
         self.major = int(found[1]) if found else 0
         # From here on images are kept as they would be pushed, by containerd.
         self.containerd = self.major >= 25
-        self.zstd = self.containerd
+        self.zstd = self.moves_caches = self.containerd
         if not self.containerd:
             self.stores = "uncompressed"
 
@@ -233,12 +238,13 @@ class Docker(Daemon):
     def load(self, base):
         self.quietly(self._command("load", "-i", os.path.join(base, "layout.tar")))
 
-    def build(self, context, tag, compression=None):
+    def build(self, context, tag, compression=None, cache_to=None, cache_from=None):
         output = ["-t", tag]
         if compression:
             name = tag if "/" in tag else f"docker.io/library/{tag}"
             output = ["-o", f"type=image,name={name},compression={compression}"]
-        return self._command("build", "--progress=plain", NETWORK, *output, context)
+        caches = _caches(cache_to, cache_from)
+        return self._command("build", "--progress=plain", NETWORK, *output, *caches, context)
 
     def save(self, tag, file):
         self.quietly(self._command("save", "-o", file, tag))
@@ -253,6 +259,7 @@ class BuildKit(Daemon):
 
     name = "buildkit"
     zstd = True
+    moves_caches = True
 
     @classmethod
     def find(cls, *rest):
@@ -286,13 +293,20 @@ class BuildKit(Daemon):
     def load(self, base):
         self.layout = os.path.join(base, "layout")
 
-    def build(self, context, tag, compression=None):
+    def build(self, context, tag, compression=None, cache_to=None, cache_from=None):
         self.saved[tag] = context
         name = tag if "/" in tag else f"docker.io/library/{tag}"
         output = f"type=image,name={name}"
         if compression:
             output += f",compression={compression}"
-        return self._build(context, output)
+        caches = []
+        if cache_to:
+            place = f"type=registry,ref={cache_to},mode=max,registry.insecure=true"
+            caches += ["--export-cache", place]
+        if cache_from:
+            place = f"type=registry,ref={cache_from},registry.insecure=true"
+            caches += ["--import-cache", place]
+        return [*self._build(context, output), *caches]
 
     def _build(self, context, output):
         argv = ["buildctl", "--addr", self._address(), "build", "--progress=plain"]
@@ -341,7 +355,7 @@ class Buildah(Tool):
         # A name without a registry is looked up as `localhost/…` here.
         self.quietly(self._command("pull", f"docker-archive:{base}/layout.tar"))
 
-    def build(self, context, tag, compression=None):
+    def build(self, context, tag, compression=None, cache_to=None, cache_from=None):
         argv = self._command(*self.words, "--tls-verify=false", NETWORK, "-t", tag)
         runtime = ["--runtime", shutil.which("runc")] if shutil.which("runc") else []
         limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
@@ -374,6 +388,16 @@ class Podman(Buildah):
 
     def save(self, tag, file):
         self.quietly(self._command("save", "--format", "docker-archive", "-o", file, tag))
+
+
+def _caches(cache_to, cache_from):
+    """Docker's flags, which are ours."""
+    flags = []
+    if cache_to:
+        flags += ["--cache-to", f"type=registry,ref={cache_to},mode=max"]
+    if cache_from:
+        flags += ["--cache-from", f"type=registry,ref={cache_from}"]
+    return flags
 
 
 def remove_tree(folder):

@@ -27,6 +27,10 @@ LARGE_RANDOM_FILES = 4
 # usual levels, so that no compressor finds a piece twice.
 POOL_BYTES = 48 << 20
 
+# Rows J and K: 92 MB that steps make, 12 MB of them in the result.
+CACHED_FILES = 8
+CACHED_FILE_BYTES = 4_000_000
+
 STEPS_ECHO = 60
 STAGES_ASLEEP = 8
 
@@ -88,6 +92,10 @@ class Workloads:
     def twenty_steps(self):
         """Row G: three stages, twenty steps, some files."""
         return self._made("twenty-steps", lambda folder: _twenty_steps(folder, self.seed))
+
+    def cached_stages(self):
+        """Rows J and K: three stages, twenty-three steps, of which the result has a part."""
+        return self._made("cached-stages", lambda folder: _cached_stages(folder, self.seed))
 
     def _dockerfile(self, name, lines):
         return self._made(name, lambda folder: _write(folder, "Dockerfile", "\n".join(lines) + "\n"))
@@ -276,6 +284,24 @@ def _twenty_steps(folder, seed):
     lines += ["FROM tiny:1", "ENV A=b", "WORKDIR /srv"]
     lines += ["COPY --from=build /build/out-0 /build/out-4 ./", "COPY --from=build /build/src ./src"]
     lines += ["RUN mkdir state", "COPY src/file001.txt config", "USER 1000", 'CMD ["sh"]']
+    _write(folder, "Dockerfile", "\n".join(lines) + "\n")
+
+
+def _cached_stages(folder, seed):
+    rng = random.Random(f"cached {seed}")
+    os.makedirs(os.path.join(folder, "src"))
+    for number in range(CACHED_FILES):
+        with open(os.path.join(folder, "src", f"part{number}"), "wb") as file:
+            file.write(rng.randbytes(CACHED_FILE_BYTES))
+    lines = ["FROM tiny:1 AS deps", "WORKDIR /deps", "COPY src/part0 ."]
+    lines += [f"RUN cp part0 dep-{n} && echo {n} >> dep-{n}" for n in range(4)]
+    lines += ["FROM tiny:1 AS build", "WORKDIR /build"]
+    lines += ["COPY --from=deps /deps/dep-0 ./", "COPY src ./src"]
+    lines += [f"RUN cp src/part{n} out-{n} && echo {n} >> out-{n}" for n in range(1, 7)]
+    lines += ["FROM tiny:1", "ENV A=b", "WORKDIR /srv"]
+    lines += ["COPY --from=build /build/out-1 /build/out-2 ./"]
+    lines += [f"RUN echo {n} > state-{n}" for n in range(5)]
+    lines += ["COPY src/part7 config", "USER 1000", 'CMD ["sh"]']
     _write(folder, "Dockerfile", "\n".join(lines) + "\n")
 
 

@@ -31,6 +31,7 @@ mod output_options;
 mod outputs;
 mod registry;
 mod remote_cache;
+mod remote_mounts;
 mod reproducible;
 mod rootless;
 mod rungs;

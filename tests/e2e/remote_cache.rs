@@ -40,7 +40,7 @@ fn layers(sandbox: &Sandbox) -> serde_json::Value {
     sandbox.inspect("app")["RootFS"]["Layers"].clone()
 }
 
-fn warnings(outcome: &Outcome) -> Vec<&str> {
+pub(crate) fn warnings(outcome: &Outcome) -> Vec<&str> {
     let lines = outcome.stderr.lines();
     lines
         .filter(|line| line.starts_with("warning: ") && line.contains("cache"))
@@ -660,7 +660,7 @@ fn what_is_not_understood_is_refused() {
 
 /// Passes requests on to a registry, one for each connection, and keeps their first lines.
 pub(crate) struct Proxy {
-    address: String,
+    pub(crate) address: String,
     seen: Arc<Mutex<Vec<String>>>,
     refused: Arc<Mutex<Option<String>>>,
 }

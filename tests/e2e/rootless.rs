@@ -243,6 +243,51 @@ fn builds_and_runs(user: &User) -> Exported {
 }
 
 #[test]
+fn privileged_the_cache_mounts_of_users_go_through_a_cache_elsewhere() {
+    for subordinate in [Subordinate::Ids, Subordinate::Nothing] {
+        let Some(user) = User::new(subordinate) else {
+            return;
+        };
+        let Some(tar) = busybox_tar(&user.path("busybox.tar")) else {
+            return;
+        };
+        let chown = match subordinate {
+            Subordinate::Ids => "chown 33:50 /c/d/f",
+            Subordinate::Nothing => "true",
+        };
+        let dockerfile = format!(
+            "FROM busybox\nARG V\nRUN --mount=type=cache,target=/c ls -ln /c/d > /before; \\\n\
+             mkdir -p /c/d && echo $V >> /c/d/f && {chown} && chmod 0555 /c/d\n"
+        );
+        let context = user.context("context", &[("Dockerfile", &dockerfile)]);
+        let place = format!("={},mounts=true", user.path("cache").display());
+        let build = |root: &str, version: &str, flag: &str, spec: &str| {
+            let root = user.path(root);
+            let root = root.to_str().unwrap();
+            user.ok(&["--root", root, "import", tar.to_str().unwrap(), "busybox"]);
+            let spec = format!("type=local,{spec}{place}");
+            let build = ["--root", root, "build", "-t", "app", "--build-arg", version];
+            user.ok(&[&build[..], &[flag, &spec, &context]].concat());
+            user.ok(&["--root", root, "run", "app", "cat", "/before"])
+                .stdout
+        };
+        assert_eq!(build("warm", "V=1", "--cache-to", "dest"), "");
+        let before = build("cold", "V=2", "--cache-from", "src");
+        let owner = match subordinate {
+            Subordinate::Ids => " 33       50 ",
+            Subordinate::Nothing => " 0        0 ",
+        };
+        assert!(before.contains(owner), "{before}");
+        user.ok(&[
+            "--root",
+            user.path("cold").to_str().unwrap(),
+            "prune",
+            "--all",
+        ]);
+    }
+}
+
+#[test]
 fn privileged_a_user_with_subordinate_ids_builds_and_runs() {
     let Some(user) = User::new(Subordinate::Ids) else {
         return;

@@ -211,10 +211,12 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_delimiter = ',', value_name = "STAGE")]
     pub(crate) no_cache_filter: Vec<String>,
     /// Use records of a build cache elsewhere: REF | type=registry,ref=REF | type=local,src=DIR
+    /// [,mounts=true][,mounts-max-size=SIZE]
     #[arg(long, value_name = "SPEC")]
     pub(crate) cache_from: Vec<String>,
     /// Write the build's records to a cache: type=registry,ref=REF | type=local,dest=DIR |
-    /// type=inline[,mode=min|max][,compression=…][,ignore-error=false]
+    /// type=inline[,mode=min|max][,compression=…][,ignore-error=false][,mounts=true]
+    /// [,mounts-max-size=SIZE]
     #[arg(long, value_name = "SPEC")]
     pub(crate) cache_to: Vec<String>,
     /// Ask the registries for base images even where they are here

@@ -4,22 +4,30 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use longshore_engine::{CacheMode, CachePlace, CacheTarget, LayerCompression};
+use longshore_engine::{CacheMode, CachePlace, CacheSource, CacheTarget, LayerCompression};
 
 use crate::output::parse_compression;
 use crate::report::Usage;
 use crate::spec::{parse_bool, parse_reference, split_csv, split_pair};
+use crate::units::parse_bytes;
+
+/// The largest cache mount that is moved where nothing else is said.
+const MOUNTS_MAX_BYTES: u64 = 10 << 30;
 
 /// The fields of a specification by name.
 type Fields = BTreeMap<String, String>;
 
 /// One `--cache-from`: a cache, or several references with commas between them.
-pub(crate) fn parse_from(text: &str) -> Result<Vec<CachePlace>> {
+pub(crate) fn parse_from(text: &str) -> Result<Vec<CacheSource>> {
     let parse = || {
         let parts = split_csv(text)?;
         if parts.iter().all(|part| !part.contains('=')) {
             let places = parts.iter().map(|part| registry(part));
-            return places.collect();
+            let source = |place| CacheSource {
+                place,
+                mounts_max_bytes: None,
+            };
+            return places.map(|place| place.map(source)).collect();
         }
         let mut fields = fields(parts, "--cache-from")?;
         let place = match take(&mut fields, "type")?.as_str() {
@@ -27,8 +35,12 @@ pub(crate) fn parse_from(text: &str) -> Result<Vec<CachePlace>> {
             "local" => CachePlace::Directory(PathBuf::from(take(&mut fields, "src")?)),
             other => return unknown_type(other, "registry and local"),
         };
+        let mounts_max_bytes = mounts(&mut fields)?;
         nothing_else(&fields)?;
-        Ok(vec![place])
+        Ok(vec![CacheSource {
+            place,
+            mounts_max_bytes,
+        }])
     };
     parse().with_context(|| format!("--cache-from `{text}`"))
 }
@@ -51,6 +63,9 @@ pub(crate) fn parse_to(text: &str) -> Result<CacheTarget> {
             }
             // The image's own output says how its layers are compressed.
             "inline" => {
+                if mounts(&mut fields)?.is_some() {
+                    return wrong("mounts: an image carries no cache mounts".to_owned());
+                }
                 nothing_else(&fields)?;
                 return Ok(target(None));
             }
@@ -68,6 +83,7 @@ fn target(place: Option<CachePlace>) -> CacheTarget {
         place,
         mode: CacheMode::Min,
         compression: LayerCompression::default(),
+        mounts_max_bytes: None,
         ignore_error: true,
     }
 }
@@ -85,6 +101,7 @@ fn options(target: &mut CacheTarget, fields: &mut Fields) -> Result<()> {
     if let Some(compression) = parse_compression(kind.as_deref(), level.as_deref())? {
         target.compression = compression;
     }
+    target.mounts_max_bytes = mounts(fields)?;
     if let Some(value) = fields.remove("ignore-error") {
         target.ignore_error = parse_bool(&value).context("ignore-error")?;
     }
@@ -100,6 +117,21 @@ fn options(target: &mut CacheTarget, fields: &mut Fields) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The largest cache mount that is moved, if any are.
+fn mounts(fields: &mut Fields) -> Result<Option<u64>> {
+    let wanted = fields.remove("mounts");
+    let wanted = wanted.map(|value| parse_bool(&value).context("mounts"));
+    let most = fields.remove("mounts-max-size");
+    let most = most.map(|value| parse_bytes(&value).context("mounts-max-size"));
+    match (wanted.transpose()?.unwrap_or(false), most.transpose()?) {
+        (false, None) => Ok(None),
+        (false, Some(_)) => wrong("mounts-max-size: without mounts=true none are moved".to_owned()),
+        (true, None) => Ok(Some(MOUNTS_MAX_BYTES)),
+        (true, Some(0)) => Ok(Some(u64::MAX)),
+        (true, Some(most)) => Ok(Some(most)),
+    }
 }
 
 fn registry(text: &str) -> Result<CachePlace> {
@@ -147,7 +179,10 @@ mod tests {
 
     #[test]
     fn caches_are_read_from_references_repositories_and_directories() {
-        let from = |text: &str| parse_from(text).unwrap();
+        let from = |text: &str| -> Vec<CachePlace> {
+            let sources = parse_from(text).unwrap().into_iter();
+            sources.map(|source| source.place).collect()
+        };
         assert_eq!(from("a/b:c"), [place("a/b:c")]);
         assert_eq!(from("a,b"), [place("a"), place("b")]);
         assert_eq!(from("type=registry,ref=h:5000/c"), [place("h:5000/c")]);
@@ -172,6 +207,21 @@ mod tests {
     }
 
     #[test]
+    fn cache_mounts_are_moved_where_that_is_asked_for() {
+        let both = |options: &str| {
+            let from = parse_from(&format!("type=local,src=/x{options}")).unwrap();
+            let to = parse_to(&format!("type=local,dest=/x{options}")).unwrap();
+            assert_eq!(from[0].mounts_max_bytes, to.mounts_max_bytes, "{options}");
+            to.mounts_max_bytes
+        };
+        assert_eq!(both(""), None);
+        assert_eq!(both(",mounts=false"), None);
+        assert_eq!(both(",mounts=true"), Some(10 << 30));
+        assert_eq!(both(",mounts=true,mounts-max-size=2g"), Some(2 << 30));
+        assert_eq!(both(",mounts=true,mounts-max-size=0"), Some(u64::MAX));
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
         for bad in [
             "type=gha",
@@ -181,6 +231,9 @@ mod tests {
             "type=registry,ref=a,mode=some",
             "type=registry,ref=a,oci-mediatypes=false",
             "type=inline,mode=max",
+            "type=inline,mounts=true",
+            "type=local,dest=x,mounts=many",
+            "type=local,dest=x,mounts-max-size=1g",
             "",
         ] {
             assert!(parse_to(bad).is_err(), "{bad}");

@@ -154,6 +154,20 @@ pub enum EngineError {
     TaskLost(#[from] tokio::task::JoinError),
 }
 
+/// An error and its causes on one line, none said twice.
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
 impl EngineError {
     pub(crate) fn diff_id(blob: Digest, actual: Digest, expected: Digest) -> Self {
         Self::DiffId(Box::new(DiffIdMismatch {

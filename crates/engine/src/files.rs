@@ -18,10 +18,18 @@ use rustix::io::Errno;
 /// # Errors
 /// When it cannot be read, is no regular file, or is larger.
 pub(crate) fn read_regular(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+    read_at_most(open_regular(path)?, limit_bytes)
+}
+
+/// A regular file; a pipe or a device is refused rather than waited for.
+///
+/// # Errors
+/// When it cannot be opened or is no regular file.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(not_regular());
     }
-    read_at_most(File::open(path)?, limit_bytes)
+    File::open(path)
 }
 
 /// As [`read_regular`], below a directory that is taken for the root: no link leads out of it.

@@ -36,7 +36,7 @@ mod upload;
 
 pub use annotation::{Annotation, AnnotationLevel};
 pub use build::{
-    BuildError, BuildOutcome, CacheMode, CachePlace, CacheTarget, CommandFailed,
+    BuildError, BuildOutcome, CacheMode, CachePlace, CacheSource, CacheTarget, CommandFailed,
     Loaded as LoadedDockerfile, SOURCE_DATE_EPOCH,
 };
 pub use builds::{
@@ -47,6 +47,7 @@ pub use container::{ContainerRequest, ContainerVolume};
 pub use engine::{
     ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Removed, SandboxOptions,
 };
+pub(crate) use error::with_causes;
 pub use error::{DiffIdMismatch, EngineError, ErrorClass};
 pub use image::{PlatformImage, StoredImage};
 pub use import::ImportRequest;

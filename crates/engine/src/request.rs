@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The largest secret: BuildKit's limit.
 const SECRET_BYTES_MAX: u64 = 500 * 1024;
 
-use crate::{Annotation, CachePlace, CacheTarget, HistoryLimits};
+use crate::{Annotation, CacheSource, CacheTarget, HistoryLimits};
 
 /// A build: where its files are, what is made of them and where that goes.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ pub struct BuildRequest {
     /// How many steps may run at once.
     pub jobs: usize,
     /// Build caches elsewhere that are asked, the nearest first.
-    pub cache_from: Vec<CachePlace>,
+    pub cache_from: Vec<CacheSource>,
     /// Where the records of this build go.
     pub cache_to: Vec<CacheTarget>,
     /// How much of the history of builds is kept.

@@ -5,10 +5,16 @@
 //! cache/mounts/<hash of id and seed>/<n>/       the directory
 //! cache/mounts/<hash of id and seed>/<n>.lock   held while a step uses it; its time says when
 //! cache/mounts/<hash of id and seed>/<n>.size   what it takes, where that is newer than the lock
+//! cache/mounts/<hash of id and seed>/<n>.sent   the blob that it is, where that is newer than the lock
 //! ```
 //!
 //! `shared` users hold the first directory's lock together; `locked` ones one after the
-//! other; `private` ones take the first directory that nobody holds.
+//! other; `private` ones take the first directory that nobody holds. What holds nothing may be
+//! filled from a cache elsewhere, by one who holds its lock alone; such a cache gets what a
+//! directory holds ([`export`]), read while nobody writes to it.
+
+mod export;
+mod pack;
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write as _};
@@ -26,7 +32,10 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::export::{MountSpec, NotExported};
+pub(crate) use self::pack::{PortableMount, unpack_mount};
 use super::content::StoredContent;
+use super::remote_cache::MountImport;
 use crate::files::disk_bytes;
 use crate::layer::Layer;
 use crate::{Engine, EngineError};
@@ -52,10 +61,34 @@ pub(crate) struct HeldCache {
     lock: File,
 }
 
+/// A cache mount as a step asks for it.
+#[derive(Debug)]
+pub(crate) struct MountWish<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) sharing: CacheSharing,
+    /// Of a new directory.
+    pub(crate) mode: u32,
+    /// Of a new directory.
+    pub(crate) owner: (u32, u32),
+    /// The files that a new directory has.
+    pub(crate) seed: Option<Vec<Arc<Layer>>>,
+}
+
 /// What a cache mount is, beside its directories.
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
     id: String,
+    /// What else tells mounts of one id apart; not known of those of older versions.
+    #[serde(flatten)]
+    rest: Option<AboutRest>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct AboutRest {
+    mode: u32,
+    owner: (u32, u32),
+    /// Whether it began with files.
+    seeded: bool,
 }
 
 /// A directory of a cache mount, as it lies on the disk.
@@ -89,38 +122,78 @@ impl CacheMounts {
         }
     }
 
-    /// Waits for the directory of `id`, made anew with `seed`'s files where there is none.
+    /// Waits for the directory that is wished for. One that holds nothing is filled from a
+    /// cache elsewhere; one that is not there is made with the seed's files else.
     pub(crate) async fn hold(
         &self,
-        id: &str,
-        sharing: CacheSharing,
-        mode: u32,
-        owner: (u32, u32),
-        seed: Option<Vec<Arc<Layer>>>,
+        wish: MountWish<'_>,
+        import: &MountImport,
         cancel: &CancellationToken,
     ) -> Result<HeldCache, BoxError> {
-        let folder = self
-            .folder
-            .join(directory_name(id, mode, owner, seed.as_deref()));
+        let name = directory_name(wish.id, wish.mode, wish.owner, wish.seed.as_deref());
+        let folder = self.folder.join(&name);
         fs::create_dir_all(&folder).map_err(EngineError::io("make", &folder))?;
-        describe(&folder, id).map_err(EngineError::io("describe", &folder))?;
+        describe(&folder, &wish).map_err(EngineError::io("describe", &folder))?;
+        tokio::select! {
+            held = self.hold_in(&folder, &name, wish, import) => held,
+            () = cancel.cancelled() => Err("canceled".into()),
+        }
+    }
+
+    async fn hold_in(
+        &self,
+        folder: &Path,
+        name: &str,
+        wish: MountWish<'_>,
+        import: &MountImport,
+    ) -> Result<HeldCache, BoxError> {
+        let failed = || EngineError::io("lock", folder);
+        let is_shared = wish.sharing == CacheSharing::Shared;
+        let first = folder.join("0");
+        // Who comes meanwhile waits for the shared lock, and finds it filled.
+        if is_shared
+            && import.may_fill(&first)
+            && let Some(_alone) = try_alone(&first).map_err(failed())?
+        {
+            self.fill(&first, name, wish.id, import).await?;
+        }
         let (path, lock) = loop {
-            if let Some(held) =
-                try_hold(&folder, sharing).map_err(EngineError::io("lock", &folder))?
-            {
+            if let Some(held) = try_hold(folder, wish.sharing).map_err(failed())? {
                 break held;
             }
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = cancel.cancelled() => return Err("canceled".into()),
-            }
+            tokio::time::sleep(RETRY).await;
         };
+        if !is_shared {
+            self.fill(&path, name, wish.id, import).await?;
+        }
         if !path.exists() {
-            self.make(&path, mode, owner, seed).await?;
+            self.make(&path, wish.mode, wish.owner, wish.seed).await?;
         }
         lock.set_modified(SystemTime::now())
             .map_err(EngineError::io("touch the lock of", &path))?;
         Ok(HeldCache { path, lock })
+    }
+
+    /// Fills a directory that nobody else uses from a cache elsewhere, if it holds nothing.
+    async fn fill(
+        &self,
+        path: &Path,
+        name: &str,
+        id: &str,
+        import: &MountImport,
+    ) -> Result<(), EngineError> {
+        let failed = || EngineError::io("list", path);
+        let is_open = import.may_fill(path) && holds_nothing(path).map_err(failed())?;
+        if !is_open {
+            return Ok(());
+        }
+        let Some(fresh) = import.fetch(path, name, id).await else {
+            return Ok(());
+        };
+        // In place of an empty directory too.
+        fs::rename(fresh.path(), path).map_err(EngineError::io("make", path))?;
+        let _ = fresh.keep();
+        Ok(())
     }
 
     /// Every directory of every cache mount. One that was used since is measured.
@@ -140,22 +213,16 @@ impl CacheMounts {
     /// The id of the mount of this name, as the Dockerfile has it.
     pub(crate) fn id_of(&self, name: &str) -> String {
         let folder = self.folder.join(name);
-        let about = folder.parent().map(|folder| folder.join(ABOUT));
-        let text = about.and_then(|about| fs::read(about).ok());
-        let about: Option<About> = text.and_then(|text| serde_json::from_slice(&text).ok());
+        let about = folder.parent().and_then(about);
         about.map_or_else(|| name.to_owned(), |about| about.id)
     }
 
     /// Removes a directory, unless a step uses it; whether it went.
     pub(crate) fn remove(&self, name: &str) -> Result<bool, EngineError> {
         let path = self.folder.join(name);
-        let failed = || EngineError::io("lock", &path);
-        let lock = open_lock(&lock_of(&path)).map_err(failed())?;
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => return Ok(false),
-            Err(TryLockError::Error(error)) => return Err(failed()(error)),
-            Ok(()) => {}
-        }
+        let Some(_alone) = try_alone(&path).map_err(EngineError::io("lock", &path))? else {
+            return Ok(false);
+        };
         Ok(self.engine.layers().snapshots().delete_tree(&path)?)
     }
 
@@ -177,12 +244,10 @@ impl CacheMounts {
                 ))
             }
         };
-        let (path, parent) = (path.to_owned(), path.parent().unwrap_or(path).to_owned());
+        let (path, tmp) = (path.to_owned(), self.engine.root().tmp_dir().to_owned());
         let store = Arc::clone(self.engine.layers());
         spawn_blocking(move || {
-            let fresh = tempfile::Builder::new()
-                .prefix("new-")
-                .tempdir_in(&parent)?;
+            let fresh = tempfile::Builder::new().prefix("mount-").tempdir_in(&tmp)?;
             if let Some((view, content)) = files {
                 let changes = changes_of_view(&view, &content)?;
                 let options = store.directory_options(DirectoryForm::Merged);
@@ -217,8 +282,7 @@ fn stored(folder: &Path, path: &Path) -> io::Result<Option<StoredMount>> {
     let Some(number) = numbered.filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else {
         return Ok(None);
     };
-    let used = fs::metadata(lock_of(path)).and_then(|meta| meta.modified());
-    let last_used = used.unwrap_or(SystemTime::UNIX_EPOCH);
+    let last_used = last_used(path);
     let bytes = match measured_since(path, last_used) {
         Some(bytes) => bytes,
         None => {
@@ -235,29 +299,52 @@ fn stored(folder: &Path, path: &Path) -> io::Result<Option<StoredMount>> {
     }))
 }
 
+/// When a step last used the directory.
+fn last_used(path: &Path) -> SystemTime {
+    let used = fs::metadata(lock_of(path)).and_then(|meta| meta.modified());
+    used.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// What the directory took when it was measured, if nobody used it since.
 fn measured_since(path: &Path, last_used: SystemTime) -> Option<u64> {
-    let size = size_of(path);
-    let measured = fs::metadata(&size).and_then(|meta| meta.modified()).ok()?;
-    if measured <= last_used {
+    noted_since(&size_of(path), last_used)?.parse().ok()
+}
+
+/// What a file beside a directory says, if nobody used that since.
+fn noted_since(note: &Path, last_used: SystemTime) -> Option<String> {
+    let noted = fs::metadata(note).and_then(|meta| meta.modified()).ok()?;
+    if noted <= last_used {
         return None;
     }
-    fs::read_to_string(size).ok()?.parse().ok()
+    fs::read_to_string(note).ok()
 }
 
 /// Says what the mount is, where that was not said yet.
-fn describe(folder: &Path, id: &str) -> io::Result<()> {
+fn describe(folder: &Path, wish: &MountWish<'_>) -> io::Result<()> {
     let path = folder.join(ABOUT);
-    if path.exists() {
+    if about(folder).is_some_and(|about| about.rest.is_some()) {
         return Ok(());
     }
-    let about = serde_json::to_vec(&About { id: id.to_owned() })?;
+    let about = serde_json::to_vec(&About {
+        id: wish.id.to_owned(),
+        rest: Some(AboutRest {
+            mode: wish.mode,
+            owner: wish.owner,
+            seeded: wish.seed.is_some(),
+        }),
+    })?;
     let mut file = tempfile::Builder::new()
         .prefix("new-")
         .tempfile_in(folder)?;
     file.write_all(&about)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// What the mount of this folder is, where that was said.
+fn about(folder: &Path) -> Option<About> {
+    let text = fs::read(folder.join(ABOUT)).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -273,6 +360,11 @@ fn lock_of(directory: &Path) -> PathBuf {
 
 fn size_of(directory: &Path) -> PathBuf {
     directory.with_extension("size")
+}
+
+/// A mount's id without the slash that parts it from a namespace that was not given.
+pub(crate) fn shown_id(id: &str) -> &str {
+    id.strip_prefix('/').unwrap_or(id)
 }
 
 fn directory_name(id: &str, mode: u32, owner: (u32, u32), seed: Option<&[Arc<Layer>]>) -> String {
@@ -308,6 +400,24 @@ fn try_hold(folder: &Path, sharing: CacheSharing) -> io::Result<Option<(PathBuf,
         }
     }
     Ok(None)
+}
+
+/// The lock of a directory that nobody uses.
+fn try_alone(directory: &Path) -> io::Result<Option<File>> {
+    let lock = open_lock(&lock_of(directory))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether there is no such directory, or nothing in it.
+fn holds_nothing(directory: &Path) -> io::Result<bool> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        found => Ok(found?.next().transpose()?.is_none()),
+    }
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {

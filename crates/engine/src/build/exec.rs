@@ -19,7 +19,7 @@ use longshore_solver::{BoxError, LogStream, StepContext};
 use tokio::task::spawn_blocking;
 
 use super::agent::ForwardedAgent;
-use super::cache_mount::{CacheMounts, HeldCache};
+use super::cache_mount::{CacheMounts, HeldCache, MountWish};
 use super::executor::BuildExecutor;
 use crate::layer::Layer;
 use crate::tree::Tree;
@@ -267,11 +267,15 @@ async fn add_mount(
                 ),
                 None => None,
             };
+            let wish = MountWish {
+                id,
+                sharing: executor.engine.cache_sharing(*sharing)?,
+                mode: *mode,
+                owner: *owner,
+                seed,
+            };
             let caches = CacheMounts::new(&executor.engine);
-            let sharing = executor.engine.cache_sharing(*sharing)?;
-            let cache = caches
-                .hold(id, sharing, *mode, *owner, seed, &ctx.cancel)
-                .await?;
+            let cache = caches.hold(wish, &executor.mounts, &ctx.cancel).await?;
             let source = MountSource::Bind {
                 source: BindSource::Loan(cache.path().to_owned()),
                 subpath: subpath(&mount.selector),

@@ -17,6 +17,7 @@ use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use super::early::{EarlyExport, EarlyExports};
+use super::remote_cache::MountImport;
 use super::select;
 use crate::context::LocalTree;
 use crate::image::{ImageStore, parse_config};
@@ -61,6 +62,8 @@ pub(crate) struct BuildExecutor {
     /// Where the layers of this build's base images can be fetched: said by the images
     /// themselves, and so believed before what a record says.
     pub(crate) bases: Mutex<HashMap<LayerKey, Option<RemoteBlob>>>,
+    /// The caches that cache mounts are filled from.
+    pub(crate) mounts: MountImport,
     /// Layers that only name their files: held until they were exported to a cache; `None`
     /// where there is no such export.
     pub(crate) kept: Option<Mutex<Vec<Arc<Layer>>>>,

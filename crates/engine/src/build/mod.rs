@@ -41,11 +41,12 @@ pub(crate) use cache_mount::CacheMounts;
 pub use exec::CommandFailed;
 pub(crate) use locks::{LockedFile, sweep as sweep_locks};
 pub(crate) use remote_cache::cache_client;
-pub use remote_cache::{CacheMode, CachePlace, CacheTarget};
+pub use remote_cache::{CacheMode, CachePlace, CacheSource, CacheTarget};
 
 use self::epoch::BuildEpoch;
 use self::executor::BuildExecutor;
 use self::inputs::Inputs;
+use self::remote_cache::{MountImport, Reader};
 use self::resolver::Resolver;
 use self::work::Work;
 use crate::builds::{BuildHistory, Recording};
@@ -280,6 +281,7 @@ impl Engine {
         let images = Arc::clone(&resolver.found);
         let remotes = Arc::clone(&resolver.remotes);
         let uploads = self.uploads();
+        let readers = remote_cache::readers(self, &request.cache_from, &progress);
         let executor = Arc::new(BuildExecutor {
             engine: self.clone(),
             exported: early::exported_vertices(&lowered, request, epoch.dating, &uploads),
@@ -292,6 +294,7 @@ impl Engine {
             secrets: request.secrets.clone(),
             ssh_agents: request.ssh_agents.clone(),
             bases: Mutex::default(),
+            mounts: MountImport::new(self, &readers, &progress),
             kept: (!request.cache_to.is_empty()).then(Mutex::default),
             trusts_caches: AtomicBool::new(true),
             held: Mutex::default(),
@@ -305,6 +308,7 @@ impl Engine {
             dating: epoch.dating,
             project: inputs.place.project(),
             executor: &executor,
+            readers: &readers,
             uploads: &uploads,
             lease: &lease,
             progress: &progress,
@@ -421,7 +425,7 @@ impl Engine {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut cache = CacheTiers::local(Arc::new(cache::StoredCache::new(self.root().clone())));
         if executor.trusts_caches.load(Ordering::Relaxed) {
-            cache.remotes = remote_cache::readers(self, &work.request.cache_from, work.progress);
+            cache.remotes = work.readers.iter().map(Reader::tier).collect();
         }
         let locks = Arc::new(locks::FileLocks::new(self.cache_directory(FLIGHTS)));
         let limits = Limits::new(work.request.jobs, processors);

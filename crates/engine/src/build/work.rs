@@ -11,18 +11,18 @@ use std::sync::atomic::Ordering;
 use longshore_content::Lease;
 use longshore_frontend::Lowered;
 use longshore_graph::{Op, VertexId};
-use longshore_solver::BoxError;
 use tokio_util::sync::CancellationToken;
 
+use super::cache_mount::MountSpec;
 use super::executor::BuildExecutor;
 use super::export::{Exported, Exporter, PlatformResult};
-use super::remote_cache::{CacheExport, CacheTarget, Plans};
+use super::remote_cache::{CacheExport, CacheTarget, Plans, Reader};
 use super::squash::{squash, squash_history};
 use super::{BuildError, Loaded, layers_below};
 use crate::layer::{Dating, Epoch};
 use crate::progress::{GraphEvents, PlannedStep, ProgressEvent, ProgressSink};
 use crate::upload::Uploads;
-use crate::{BuildRequest, Engine, EngineError};
+use crate::{BuildRequest, Engine, EngineError, with_causes};
 
 /// What a build is made of once its graph is known.
 pub(super) struct Work<'a> {
@@ -34,6 +34,7 @@ pub(super) struct Work<'a> {
     /// What tells the context from other projects' on every machine.
     pub(super) project: String,
     pub(super) executor: &'a Arc<BuildExecutor>,
+    pub(super) readers: &'a [Reader],
     pub(super) uploads: &'a Uploads,
     pub(super) lease: &'a Lease,
     pub(super) progress: &'a Arc<dyn ProgressSink>,
@@ -58,15 +59,14 @@ impl Work<'_> {
         Ok(exported)
     }
 
+    fn targets(&self) -> Vec<VertexId> {
+        let platforms = self.lowered.platforms.iter();
+        platforms.map(|platform| platform.target).collect()
+    }
+
     /// The steps that the targets stand on.
     fn planned(&self) -> Vec<PlannedStep> {
-        let graph = &self.lowered.graph;
-        let targets = self
-            .lowered
-            .platforms
-            .iter()
-            .map(|platform| platform.target);
-        let targets: Vec<VertexId> = targets.collect();
+        let (graph, targets) = (&self.lowered.graph, self.targets());
         let of = |id: VertexId| PlannedStep {
             id: u64::from(id.0),
             name: graph.vertex(id).meta.name.clone(),
@@ -149,12 +149,7 @@ impl Work<'_> {
     /// The steps whose layers are in the result.
     fn chain(&self) -> HashSet<VertexId> {
         let mut chain = HashSet::new();
-        let targets = self
-            .lowered
-            .platforms
-            .iter()
-            .map(|platform| platform.target);
-        let mut open: Vec<VertexId> = targets.collect();
+        let mut open = self.targets();
         while let Some(id) = open.pop() {
             if chain.insert(id) {
                 open.extend(layers_below(&self.lowered.graph, id));
@@ -173,6 +168,8 @@ impl Work<'_> {
             chain: &chain,
             lease: self.lease,
             progress: &**self.progress,
+            mounts: &MountSpec::of_graph(&self.lowered.graph, &self.targets()),
+            import: &self.executor.mounts,
             epoch: epoch.map(|seconds| Epoch {
                 seconds,
                 dating: self.dating,
@@ -187,7 +184,7 @@ impl Work<'_> {
             match written {
                 Err(error) if target.ignore_error => self.note(format!(
                     "warning: the cache was not exported to {place}: {}",
-                    with_causes(&error)
+                    with_causes(&*error)
                 )),
                 Err(error) => return Err(EngineError::Cache(error).into()),
                 Ok(()) => {}
@@ -218,18 +215,4 @@ async fn squash_result(
         lease.add_layers(&made)?;
     }
     Ok(())
-}
-
-/// The error and its causes on one line, none said twice.
-fn with_causes(error: &BoxError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -178,7 +178,11 @@ impl BuildInputs {
                 .cloned()
                 .collect(),
             no_cache: request.no_cache,
-            cache_from: request.cache_from.iter().map(ToString::to_string).collect(),
+            cache_from: request
+                .cache_from
+                .iter()
+                .map(|source| source.place.to_string())
+                .collect(),
         }
     }
 }

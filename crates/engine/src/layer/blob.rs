@@ -49,7 +49,7 @@ impl LayerCompression {
         }
     }
 
-    pub(super) fn codec(self) -> Compression {
+    pub(crate) fn codec(self) -> Compression {
         match self {
             Self::Gzip(level) => Compression::Gzip { level },
             Self::Zstd(level) => Compression::Zstd {

@@ -10,12 +10,15 @@
 //! ```
 //!
 //! The record stands in the manifest itself, so that finding it is one request. Equal
-//! records are equal bytes.
+//! records are equal bytes. A cache mount's document is made in the same way: its one layer
+//! is what the mount holds.
 
 use std::collections::BTreeMap;
 
 use longshore_oci::{Descriptor, Manifest, media_type};
 use longshore_solver::{BoxError, CacheKey, CacheRecord, Group, NEAREST_MAX, Trace};
+
+use crate::build::cache_mount::PortableMount;
 
 /// The type of a document that says that there is a cache.
 pub(super) const MARKER_TYPE: &str = "application/vnd.longshore.cache.v1+json";
@@ -23,10 +26,14 @@ pub(super) const MARKER_TYPE: &str = "application/vnd.longshore.cache.v1+json";
 pub(super) const RECORD_TYPE: &str = "application/vnd.longshore.cache.record.v1+json";
 /// The type of a list of traces.
 pub(super) const TRACES_TYPE: &str = "application/vnd.longshore.cache.traces.v1+json";
+/// The type of a cache mount.
+pub(super) const MOUNT_TYPE: &str = "application/vnd.longshore.cache.mount.v1+json";
 /// The annotation that holds a record.
 const RECORD_ANNOTATION: &str = "dev.longshore.cache.record";
 /// The annotation that holds traces.
 const TRACES_ANNOTATION: &str = "dev.longshore.cache.traces";
+/// The annotation that says what a mount's blob does not.
+const MOUNT_ANNOTATION: &str = "dev.longshore.cache.mount";
 /// The content of the blob that every document names as its configuration.
 pub(super) const EMPTY: &[u8] = b"{}";
 /// How many digits of a key are in its name: 160 bits tell keys apart, and every registry
@@ -43,6 +50,11 @@ pub(super) fn record_name(key: &CacheKey) -> String {
 /// The name that a group's traces have.
 pub(super) fn traces_name(group: &Group) -> String {
     format!("g-{:.NAME_DIGITS$}", group.to_string())
+}
+
+/// The name that a cache mount has, whose own name is a hash of what tells it from others.
+pub(super) fn mount_name(name: &str) -> String {
+    format!("m-{name:.NAME_DIGITS$}")
 }
 
 /// The document that says that there is a cache.
@@ -94,6 +106,29 @@ pub(super) fn read_traces(bytes: &[u8]) -> Result<Vec<Trace>, BoxError> {
     let mut traces: Vec<Trace> = serde_json::from_str(&text)?;
     traces.truncate(NEAREST_MAX);
     Ok(traces)
+}
+
+/// What a cache mount holds.
+///
+/// # Errors
+/// When it cannot be written down.
+pub(super) fn mount(mount: &PortableMount, blob: Descriptor) -> Result<Vec<u8>, BoxError> {
+    let text = serde_json::to_string(mount)?;
+    let annotations = BTreeMap::from([(MOUNT_ANNOTATION.to_owned(), text)]);
+    manifest(MOUNT_TYPE, vec![blob], annotations)
+}
+
+/// Reads what a cache mount holds.
+///
+/// # Errors
+/// When the bytes do not say it.
+pub(super) fn read_mount(bytes: &[u8]) -> Result<(PortableMount, Descriptor), BoxError> {
+    let text = annotation(bytes, MOUNT_TYPE, MOUNT_ANNOTATION)?;
+    let mount = serde_json::from_str(&text)?;
+    match parse(bytes)?.layers.pop() {
+        Some(blob) => Ok((mount, blob)),
+        None => Err("the cache's document names no blob".into()),
+    }
 }
 
 /// The artifact type of a manifest, if it is one and has one.

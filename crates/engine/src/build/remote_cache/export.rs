@@ -12,15 +12,17 @@ use jiff::Timestamp;
 use longshore_graph::VertexId;
 use longshore_oci::{Descriptor, Digest, LayerId};
 use longshore_solver::{
-    BoxError, CacheBackend as _, CacheKey, CacheRecord, Event, EventSink, HitKey,
+    BoxError, CacheBackend as _, CacheKey, CacheRecord, Event, EventSink, Group, HitKey, Trace,
 };
 
 use super::keyed::KeyedCache;
+use super::mount_import::MountImport;
 use super::place::Place;
 use super::portable::{self, PortableBlob};
 use super::{CacheMode, CachePlace, CacheTarget, document};
 use crate::Engine;
 use crate::build::cache::StoredCache;
+use crate::build::cache_mount::MountSpec;
 use crate::layer::{BlobForm, BlobPlace, CachedForm, Epoch, Layer, LayerKey};
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::tree::{RecordedKey, RecordedLayer};
@@ -137,6 +139,10 @@ pub(crate) struct CacheExport<'a> {
     pub(crate) chain: &'a HashSet<VertexId>,
     pub(crate) lease: &'a longshore_content::Lease,
     pub(crate) progress: &'a dyn ProgressSink,
+    /// The cache mounts of the Dockerfile's steps.
+    pub(crate) mounts: &'a [MountSpec],
+    /// What of them could not be taken from elsewhere.
+    pub(crate) import: &'a MountImport,
     /// The time of what is new in a reproducible build: layers are sent as its image has them.
     pub(crate) epoch: Option<Epoch>,
 }
@@ -185,10 +191,17 @@ impl CacheExport<'_> {
         let sent = self.send_blobs(&cache, &to_send, &sources).await?;
         failed = failed.or(self.send_records(&cache, &to_send).await);
         let new = to_send.iter().filter(|entry| !entry.names.is_empty());
-        self.progress.emit(ProgressEvent::Note(format!(
+        let mut said = format!(
             "cache exported to {place}: {} of {all} records new, {sent} layers",
-            new.count(),
-        )));
+            new.count()
+        );
+        if let Some(max_bytes) = target.mounts_max_bytes {
+            let mounts = self.send_mounts(&cache, target.compression, max_bytes);
+            let (mounts, failed_mount) = mounts.await;
+            said = format!("{said}, {mounts}");
+            failed = failed.or(failed_mount);
+        }
+        self.progress.emit(ProgressEvent::Note(said));
         failed.map_or(Ok(()), Err)
     }
 
@@ -344,25 +357,42 @@ impl CacheExport<'_> {
             .collect();
         let count = to_send.len();
         stream::iter(to_send)
-            .map(|(blob, from)| cache.place.put_blob(self.engine.root(), blob, from))
+            .map(|(blob, from)| {
+                let stored = self.engine.root().blobs().blob_path(&blob.digest);
+                cache.place.put_blob(stored, blob, from)
+            })
             .buffer_unordered(REQUESTS_AT_ONCE)
             .try_collect::<()>()
             .await?;
         Ok(count)
     }
 
-    /// Sends records and their traces; the first failure.
+    /// Sends records, then their traces; the first failure.
     async fn send_records(&self, cache: &KeyedCache, entries: &[Entry]) -> Option<BoxError> {
         let sent: Vec<Result<(), BoxError>> = stream::iter(entries)
             .map(|entry| async move {
                 for name in &entry.names {
                     cache.place.put(name, entry.bytes.clone()).await?;
                 }
-                for group in &entry.record.trace.groups {
-                    cache.add_trace(group, &entry.record.trace).await?;
-                }
                 Ok(())
             })
+            .buffer_unordered(REQUESTS_AT_ONCE)
+            .collect()
+            .await;
+        let failed = sent.into_iter().find_map(Result::err);
+        failed.or(self.send_traces(cache, entries).await)
+    }
+
+    /// Each group is read and written once, whichever steps are in it.
+    async fn send_traces(&self, cache: &KeyedCache, entries: &[Entry]) -> Option<BoxError> {
+        let mut groups: BTreeMap<Group, Vec<&Trace>> = BTreeMap::new();
+        for trace in entries.iter().map(|entry| &entry.record.trace) {
+            for group in &trace.groups {
+                groups.entry(*group).or_default().push(trace);
+            }
+        }
+        let sent: Vec<Result<(), BoxError>> = stream::iter(groups)
+            .map(|(group, traces)| async move { cache.add_traces(&group, &traces).await })
             .buffer_unordered(REQUESTS_AT_ONCE)
             .collect()
             .await;

@@ -37,14 +37,15 @@ impl KeyedCache {
             .copied()
     }
 
-    /// Adds a trace to a group. What another machine adds at the same moment may be lost:
-    /// traces explain, and decide nothing.
-    pub(super) async fn add_trace(&self, group: &Group, trace: &Trace) -> Result<(), BoxError> {
-        let _alone = self.adding.lock().await;
+    /// Adds traces to a group that nobody else of this process adds to. What another machine
+    /// adds at the same moment may be lost: traces explain, and decide nothing.
+    pub(super) async fn add_traces(&self, group: &Group, added: &[&Trace]) -> Result<(), BoxError> {
         let name = document::traces_name(group);
         let mut traces = self.traces(&name).await.unwrap_or_default();
-        traces.retain(|known| known.key != trace.key);
-        traces.insert(0, trace.clone());
+        for trace in added {
+            traces.retain(|known| known.key != trace.key);
+            traces.insert(0, Trace::clone(trace));
+        }
         self.place.put(&name, document::traces(&traces)?).await
     }
 
@@ -72,8 +73,9 @@ impl KeyedCache {
             let name = document::record_name(key);
             self.place.put(&name, bytes.clone()).await?;
         }
+        let _alone = self.adding.lock().await;
         for group in &record.trace.groups {
-            self.add_trace(group, &record.trace).await?;
+            self.add_traces(group, &[&record.trace]).await?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! REPOSITORY:TAG             the marker: there is a cache in this repository
 //! REPOSITORY:k-<key>         a record: what the step with this key made, and its blobs
 //! REPOSITORY:g-<group>       traces: what such steps were, to explain a miss
+//! REPOSITORY:m-<mount>       what a cache mount holds, where that was asked for
 //!
 //! DIRECTORY/names/<name>     the same documents under the same names
 //! DIRECTORY/blobs/sha256/…   the blobs
@@ -19,12 +20,15 @@
 //!
 //! Nothing is believed: a record that cannot be read is a miss, a blob is taken only when
 //! it holds the layer that the record says. Values (arguments, commands, file names) do
-//! not leave the machine, their digests do.
+//! not leave the machine, their digests do; but what steps wrote to cache mounts does, with
+//! `mounts=true`.
 
 mod document;
 mod export;
 mod inline;
 mod keyed;
+mod mount_export;
+mod mount_import;
 mod place;
 mod portable;
 mod source;
@@ -41,6 +45,7 @@ use longshore_solver::RemoteCache;
 
 pub(crate) use export::{CacheExport, Plans};
 pub(crate) use inline::{INLINE_ANNOTATION, inline_records};
+pub(crate) use mount_import::MountImport;
 
 use self::place::Place;
 use self::source::CacheReader;
@@ -65,6 +70,16 @@ impl std::fmt::Display for CachePlace {
     }
 }
 
+/// A build cache that a build asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheSource {
+    /// Where it is.
+    pub place: CachePlace,
+    /// The largest cache mount that is taken from there, in bytes of its archive; `None` takes
+    /// none.
+    pub mounts_max_bytes: Option<u64>,
+}
+
 /// Where a build's records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheTarget {
@@ -74,6 +89,8 @@ pub struct CacheTarget {
     pub mode: CacheMode,
     /// How layers are compressed.
     pub compression: LayerCompression,
+    /// The largest cache mount that goes there, in bytes of its archive; `None` lets none go.
+    pub mounts_max_bytes: Option<u64>,
     /// Whether a cache that cannot be written is a warning; the build fails otherwise.
     pub ignore_error: bool,
 }
@@ -106,20 +123,39 @@ pub(crate) fn cache_client(options: &ClientOptions) -> ClientOptions {
     }
 }
 
+/// A cache that a build asks after its own.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    name: String,
+    reader: Arc<CacheReader>,
+    mounts_max_bytes: Option<u64>,
+}
+
+impl Reader {
+    /// As the solver asks it.
+    pub(crate) fn tier(&self) -> RemoteCache {
+        RemoteCache {
+            name: self.name.clone(),
+            backend: Arc::clone(&self.reader) as _,
+            read: true,
+            write: false,
+        }
+    }
+}
+
 /// The caches that a build asks after its own.
 pub(crate) fn readers(
     engine: &Engine,
-    places: &[CachePlace],
+    sources: &[CacheSource],
     progress: &Arc<dyn ProgressSink>,
-) -> Vec<RemoteCache> {
-    let reader = |place: &CachePlace| RemoteCache {
-        name: place.to_string(),
-        backend: Arc::new(CacheReader::new(
-            Place::new(engine.layers().cache_client().clone(), place),
+) -> Vec<Reader> {
+    let reader = |source: &CacheSource| Reader {
+        name: source.place.to_string(),
+        reader: Arc::new(CacheReader::new(
+            Place::new(engine.layers().cache_client().clone(), &source.place),
             Arc::clone(progress),
         )),
-        read: true,
-        write: false,
+        mounts_max_bytes: source.mounts_max_bytes,
     };
-    places.iter().map(reader).collect()
+    sources.iter().map(reader).collect()
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longshore_content::StateRoot;
+use futures_util::StreamExt as _;
 use longshore_oci::{DOCUMENT_BYTES_MAX, Descriptor, Digest, Digester, Reference, media_type};
 use longshore_registry_client::{Client, FileSource, MANIFEST_ACCEPT, Repository, UploadOptions};
 use longshore_solver::BoxError;
@@ -13,9 +13,11 @@ use tokio::task::spawn_blocking;
 
 use super::{CachePlace, document};
 use crate::EngineError;
-use crate::files::read_regular;
+use crate::files::{open_regular, read_regular};
 use crate::layer::BlobPlace;
 
+/// How many pieces of a blob may have arrived that were not read yet.
+const PIECES_AHEAD: usize = 16;
 /// The name that a directory's marker has.
 const DIRECTORY_MARKER: &str = "cache";
 
@@ -171,14 +173,13 @@ impl Place {
         Ok(())
     }
 
-    /// Makes sure that a blob of the store is there; `from` is who else has it.
+    /// Makes sure that a blob is there, which is in the file `stored`; `from` is who else has it.
     pub(super) async fn put_blob(
         &self,
-        root: &StateRoot,
+        stored: PathBuf,
         blob: &Descriptor,
         from: Option<&BlobPlace>,
     ) -> Result<(), BoxError> {
-        let stored = root.blobs().blob_path(&blob.digest);
         match self {
             Self::Registry { client, reference } => {
                 let options = UploadOptions {
@@ -204,6 +205,67 @@ impl Place {
             }
         }
         Ok(())
+    }
+}
+
+impl Place {
+    /// Reads a blob while it arrives. What it holds is not checked.
+    pub(super) async fn read_blob<V: Send + 'static>(
+        &self,
+        blob: &Descriptor,
+        read: impl FnOnce(Box<dyn io::Read + Send>) -> Result<V, BoxError> + Send + 'static,
+    ) -> Result<V, BoxError> {
+        match self {
+            Self::Registry { client, reference } => {
+                let repository = Repository::of(reference);
+                let mut stream = client.fetch_blob(&repository, blob, 0).await?;
+                let (pieces, arriving) = tokio::sync::mpsc::channel(PIECES_AHEAD);
+                let reading = spawn_blocking(move || read(Box::new(Arriving::new(arriving))));
+                while let Some(piece) = stream.next().await {
+                    // Where the reader ended early, it says why.
+                    if pieces.send(piece.map_err(io::Error::other)).await.is_err() {
+                        break;
+                    }
+                }
+                drop(pieces);
+                reading.await?
+            }
+            Self::Directory(path) => {
+                let path = blob_path(path, &blob.digest);
+                let open = move || {
+                    let file = open_regular(&path).map_err(EngineError::io("read", &path))?;
+                    read(Box::new(file))
+                };
+                spawn_blocking(open).await?
+            }
+        }
+    }
+}
+
+/// The pieces of a stream as a reader, for another thread.
+struct Arriving {
+    pieces: tokio::sync::mpsc::Receiver<io::Result<Bytes>>,
+    rest: Bytes,
+}
+
+impl Arriving {
+    fn new(pieces: tokio::sync::mpsc::Receiver<io::Result<Bytes>>) -> Self {
+        let rest = Bytes::new();
+        Self { pieces, rest }
+    }
+}
+
+impl io::Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.rest = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = self.rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.rest.split_to(count));
+        Ok(count)
     }
 }
 

@@ -111,6 +111,19 @@ impl CacheReader {
         Ok(records)
     }
 
+    /// The place, if it has a document for each cache mount too; `None` also where the cache
+    /// is known to have failed, and was said to.
+    pub(super) async fn of_mounts(&self) -> Result<Option<&Place>, BoxError> {
+        if matches!(*self.state.lock().await, State::Failed(_)) {
+            return Ok(None);
+        }
+        match self.state().await? {
+            State::Keyed => Ok(Some(&self.keyed.place)),
+            State::Inline(_) => Err("an image carries no cache mounts".into()),
+            State::Unknown | State::Failed(_) | State::Empty => Ok(None),
+        }
+    }
+
     fn warn_of_nothing(&self) {
         let place = match &self.keyed.place {
             Place::Registry { reference, .. } => reference.familiar(),
@@ -145,7 +158,9 @@ impl CacheBackend for CacheReader {
     }
 }
 
-async fn in_time<V>(answer: impl Future<Output = Result<V, BoxError>>) -> Result<V, BoxError> {
+pub(super) async fn in_time<V>(
+    answer: impl Future<Output = Result<V, BoxError>>,
+) -> Result<V, BoxError> {
     match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into()),
