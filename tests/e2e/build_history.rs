@@ -67,6 +67,48 @@ fn why_says_of_each_step_what_became_of_it() {
 }
 
 #[test]
+fn a_miss_says_which_file_of_a_stage_changed_and_how() {
+    let sandbox = Sandbox::new();
+    let dockerfile =
+        "FROM scratch AS one\nCOPY a b /all/\nFROM scratch\nCOPY --from=one /all/a /\n";
+    let context = sandbox.context("app", &[("Dockerfile", dockerfile), ("a", "1"), ("b", "1")]);
+    let build = || {
+        let context = context.to_str().unwrap();
+        sandbox
+            .ok(["build", "-t", "app", "--explain-cache", context])
+            .stderr
+    };
+    build();
+    std::fs::write(context.join("a"), "2").unwrap();
+    let said = build();
+    assert!(
+        said.contains("in `context`: `a` changed (content)"),
+        "{said}"
+    );
+    assert!(said.contains("`all/a` changed (content)"), "{said}");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(context.join("a"), mode).unwrap();
+    let said = build();
+    assert!(said.contains("`all/a` changed (mode)"), "{said}");
+    let why = sandbox.ok(["why", "app", "--format", "json"]).stdout;
+    assert!(why.contains("\"aspects\""), "{why}");
+}
+
+#[test]
+fn a_step_of_another_project_explains_nothing() {
+    let sandbox = Sandbox::new();
+    let build = |name: &str, text: &str| {
+        let files = [("Dockerfile", "FROM scratch\nCOPY a /\n"), ("a", text)];
+        let context = sandbox.context(name, &files);
+        let context = context.to_str().unwrap();
+        sandbox.ok(["build", "--explain-cache", context]).stderr
+    };
+    build("one", "1");
+    assert!(build("two", "2").contains("it has not run before"));
+    assert!(build("one", "3").contains("`a` changed (content)"));
+}
+
+#[test]
 fn logs_are_kept_byte_for_byte() {
     let Some((sandbox, context)) = machine() else {
         return;

@@ -104,6 +104,83 @@ fn a_base_that_is_as_it_was_costs_one_request_without_a_body() {
     assert_eq!(build(&[]), ["HEAD /v2/base/manifests/1"]);
 }
 
+#[test]
+fn a_miss_names_what_a_base_was_and_is() {
+    let (server, elsewhere) = (Server::start(), Sandbox::new());
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let base = server.reference("base:1");
+    let digest = |text: &str| {
+        let dockerfile = format!("FROM scratch\nCOPY base /base\nLABEL text={text}\n");
+        elsewhere.build(&base, &[("Dockerfile", &dockerfile), ("base", text)]);
+        elsewhere.ok(["push", &base]);
+        elsewhere.format(&base, "{{.Digest}}")
+    };
+    let dockerfile = format!(
+        "FROM {base}\nCOPY --from=busybox /bin/busybox /bin/\nRUN [\"/bin/busybox\", \"true\"]\n"
+    );
+    let context = sandbox.context("app", &[("Dockerfile", &dockerfile)]);
+    let build = || {
+        let context = context.to_str().unwrap();
+        sandbox.ok(["build", "--explain-cache", context]).stderr
+    };
+    let first = digest("first");
+    build();
+    let second = digest("second");
+    let said = build();
+    let expected = format!("changed from `{first}` to `{second}`");
+    assert!(said.contains(&expected), "{expected}:\n{said}");
+}
+
+#[test]
+fn a_base_of_the_same_registry_is_mounted_and_never_comes_here() {
+    for server in [Some(Server::start()), Server::start_docker_registry()] {
+        let Some(server) = server else {
+            println!("skipped: docker-registry is not installed");
+            continue;
+        };
+        let (elsewhere, sandbox) = (Sandbox::new(), Sandbox::new());
+        let proxy = Proxy::start(&server.address);
+        push_base(&elsewhere, &server.reference("base:1"), "shared");
+        let base = proxy.reference("base:1");
+        let dockerfile = format!("FROM {base}\nCOPY Dockerfile /own\n");
+        let context = sandbox.context("app", &[("Dockerfile", &dockerfile)]);
+        let context = context.to_str().unwrap();
+        for name in ["app:1", "base:2"] {
+            let name = proxy.reference(name);
+            let output = format!("type=registry,name={name}");
+            sandbox.ok(["build", "-o", &output, context]);
+            let requests = proxy.requests();
+            let layer = elsewhere.format(&server.reference("base:1"), "{{json .Manifest.layers}}");
+            let layer = layer
+                .split('"')
+                .find(|part| part.starts_with("sha256:"))
+                .unwrap();
+            let fetched = |line: &&String| line.starts_with("GET") && line.contains(layer);
+            assert_eq!(requests.iter().find(fetched), None, "{requests:?}");
+            if name.contains("app") {
+                let mounted = |line: &String| line.contains("mount=") && line.contains("from=base");
+                assert!(requests.iter().any(mounted), "{requests:?}");
+            }
+            Sandbox::new().ok(["pull", &name]);
+            proxy.requests();
+        }
+        // An image that is also kept is whole, and what is here is mounted all the same.
+        let name = proxy.reference("kept:1");
+        sandbox.ok(["build", "-t", &name, "--push", context]);
+        let requests = proxy.requests();
+        let is_mount = |line: &String| line.contains("/kept/") && line.contains("from=");
+        assert!(requests.iter().any(is_mount), "{requests:?}");
+        sandbox.ok([
+            "save",
+            "-o",
+            sandbox.path("kept.tar").to_str().unwrap(),
+            &name,
+        ]);
+    }
+}
+
 /// A registry that has nothing, at this address, for as long as the test runs.
 fn serve_nothing(address: &str) {
     let listener = TcpListener::bind(address).unwrap();

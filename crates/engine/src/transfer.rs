@@ -308,7 +308,7 @@ impl Pusher {
             Document::Manifest(manifest) => parts_of(&manifest),
         };
         for part in parts {
-            if self.root.blobs().info(&part.digest)?.is_none() {
+            if !self.uploads.has(&part.digest) && self.root.blobs().info(&part.digest)?.is_none() {
                 return Ok(false);
             }
         }

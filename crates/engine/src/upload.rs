@@ -79,12 +79,51 @@ impl RepositoryUploads {
     /// Makes sure that the repository has a blob of `image`. After a failure the next call
     /// tries again.
     pub(crate) async fn ensure(&self, image: &str, part: &Descriptor) -> Result<(), EngineError> {
-        let cell = {
-            let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(blobs.entry(part.digest).or_default())
-        };
+        let cell = self.cell(&part.digest);
         let sent = cell.get_or_try_init(|| self.send(image, part));
         sent.await.copied()
+    }
+
+    /// Makes a blob appear that a repository of the same registry has, without its bytes passing
+    /// here; whether it is there now. That it could not be is no error: it can be sent.
+    pub(crate) async fn take_over(&self, digest: &Digest, from: &Reference) -> bool {
+        let from = Repository::of(from);
+        let cell = self.cell(digest);
+        let taken = cell.get_or_try_init(|| async {
+            let done = match from == self.repository {
+                true => self.client.blob_exists(&from, digest).await,
+                false => {
+                    self.client
+                        .mount_blob(&self.repository, digest, &from)
+                        .await
+                }
+            };
+            done.unwrap_or_else(|error| {
+                tracing::debug!(%error, %digest, "not taken over");
+                false
+            })
+            .then_some(())
+            .ok_or(())
+        });
+        taken.await.is_ok()
+    }
+
+    /// Whether the repository is known to have a blob.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.cell(digest).initialized()
+    }
+
+    /// That a repository has a blob, which need not be sent to another one of its registry.
+    pub(crate) fn note_origin(&self, digest: &Digest, origin: &Reference) {
+        let origin = Repository::of(origin);
+        let key = (origin.registry().to_owned(), *digest);
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.entry(key).or_insert(origin);
+    }
+
+    fn cell(&self, digest: &Digest) -> Arc<OnceCell<()>> {
+        let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(blobs.entry(*digest).or_default())
     }
 
     async fn send(&self, image: &str, part: &Descriptor) -> Result<(), EngineError> {

@@ -50,6 +50,12 @@ pub struct InputChange {
     pub vertex: VertexId,
     /// That vertex's display name.
     pub name: String,
+    /// What it was then: the digest of an image's manifest, else that of what was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<String>,
+    /// What it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<String>,
     /// The first of the files that differ, where that is known.
     pub paths: Vec<PathChange>,
     /// How many differ.
@@ -144,7 +150,11 @@ impl MissReason {
                 continue;
             };
             match key::input_of(name).filter(|index| *index < files.len()) {
-                Some(index) => inputs.push(input_change(index, trace, files, input)),
+                Some(index) => inputs.push(InputChange {
+                    old: shown(*old),
+                    new: shown(*new),
+                    ..input_change(index, trace, files, input)
+                }),
                 None => fields.push(FieldChange {
                     name: name.clone(),
                     old: old.map(|field| field.shown.clone()),
@@ -174,9 +184,17 @@ fn input_change(
         input: index,
         vertex,
         name,
+        old: None,
+        new: None,
         paths,
         paths_total,
     }
+}
+
+/// What is shown of a field; nothing of records that come from elsewhere.
+fn shown(field: Option<&Field>) -> Option<String> {
+    let text = field.map(|field| field.shown.clone())?;
+    (!text.is_empty()).then_some(text)
 }
 
 /// A variable that is added or removed changes the order too; only the variable is news.
@@ -234,7 +252,15 @@ impl fmt::Display for FieldChange {
 impl fmt::Display for InputChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(first) = self.paths.first() else {
-            return write!(f, "the result of `{}` changed", self.name);
+            write!(f, "the result of `{}` changed", self.name)?;
+            let image = |shown: &Option<String>| {
+                let digest = shown.as_deref()?.strip_prefix(key::IMAGE_SHOWN)?;
+                Some(digest.to_owned())
+            };
+            return match (image(&self.old), image(&self.new)) {
+                (Some(old), Some(new)) if old != new => write!(f, " from `{old}` to `{new}`"),
+                _ => Ok(()),
+            };
         };
         write!(f, "in `{}`: {first}", self.name)?;
         match self.paths_total - 1 {

@@ -127,7 +127,9 @@ impl<T: Clone + Send + Sync + 'static> Build<T> {
         let digests = stream::iter(digests).buffered(DIGESTS_CONCURRENT_MAX);
         let digests: Vec<_> = self.unless_stopped(digests.try_collect()).await??;
         let step = key::step_fields(vertex, &self.request.executor.key_extras(vertex));
-        Ok(key::content_key(&step, &digests))
+        let (key, mut fields) = key::content_key(&step, &digests);
+        key::show_images(&mut fields, &self.request.graph, vertex);
+        Ok((key, fields))
     }
 
     async fn input_digest(

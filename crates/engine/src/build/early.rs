@@ -14,7 +14,7 @@ use longshore_graph::VertexId;
 use tokio::task::JoinSet;
 
 use super::{export, layers_below};
-use crate::layer::{BlobForm, Dating, Layer, LayerKey, LayerStore};
+use crate::layer::{BlobForm, Dating, Layer, LayerBlob, LayerKey, LayerStore};
 use crate::upload::{RepositoryUploads, Uploads};
 use crate::{BuildRequest, EngineError};
 
@@ -22,6 +22,8 @@ use crate::{BuildRequest, EngineError};
 #[derive(Clone, Debug)]
 pub(crate) struct EarlyExport {
     form: BlobForm,
+    /// Whether an output is kept here, and not only pushed.
+    is_kept: bool,
     repositories: Vec<Arc<RepositoryUploads>>,
 }
 
@@ -85,7 +87,8 @@ async fn write_and_send(
         return Ok(());
     }
     lease.add_blobs([&blob.descriptor.digest])?;
-    store.ensure_stored(layer, &blob).await?;
+    let repositories = &export.repositories;
+    place(store, layer, &blob, export.is_kept, repositories).await?;
     // One after the other: of one registry, all but the first can take it over from that.
     for repository in &export.repositories {
         repository
@@ -93,6 +96,31 @@ async fn write_and_send(
             .await?;
     }
     Ok(())
+}
+
+/// Makes a layer's blob be where its image needs it. A layer of an image that is only pushed to
+/// where it came from never comes here.
+pub(super) async fn place(
+    store: &Arc<LayerStore>,
+    layer: &Arc<Layer>,
+    blob: &LayerBlob,
+    is_kept: bool,
+    repositories: &[Arc<RepositoryUploads>],
+) -> Result<(), EngineError> {
+    let digest = &blob.descriptor.digest;
+    if let Some(origin) = layer.origin(&blob.descriptor) {
+        for repository in repositories {
+            repository.note_origin(digest, &origin);
+        }
+        let mut is_there = !is_kept && !repositories.is_empty() && !store.has_blob(digest)?;
+        for repository in repositories {
+            is_there = is_there && repository.take_over(digest, &origin).await;
+        }
+        if is_there {
+            return Ok(());
+        }
+    }
+    store.ensure_stored(layer, blob).await
 }
 
 /// The vertices whose layers end in outputs as blobs, and how: in forms with the files' own
@@ -149,10 +177,12 @@ fn exports_of(
         let at = at.unwrap_or_else(|| {
             exports.push(EarlyExport {
                 form,
+                is_kept: false,
                 repositories: Vec::new(),
             });
             exports.len() - 1
         });
+        exports[at].is_kept |= export::is_kept(output);
         let names = export::names_of(output, &request.tags);
         for name in names.iter().filter(|_| output.push) {
             let repository = uploads.to(name);

@@ -22,6 +22,7 @@ use tokio::task::spawn_blocking;
 
 use super::assemble::{Assembled, ImageLayer, assemble, index};
 use super::content::StoredContent;
+use super::early::place;
 use super::epoch::{epoch_of, epoch_of_layers};
 use super::remote_cache::{INLINE_ANNOTATION, inline_records};
 use crate::annotation;
@@ -42,6 +43,11 @@ pub(crate) fn names_of<'a>(output: &'a OutputSpec, tags: &'a [Reference]) -> &'a
         true => tags,
         false => &output.names,
     }
+}
+
+/// Whether an output's blobs are to be here.
+pub(crate) fn is_kept(output: &OutputSpec) -> bool {
+    output.kind != OutputKind::Image || output.store || output.unpack
 }
 
 /// What an output wishes the blobs of a platform's layers to be.
@@ -213,11 +219,17 @@ impl Exporter<'_> {
     ) -> Result<Assembled, EngineError> {
         let store = self.engine.layers();
         let form = blob_form(output, &result.lowered, self.dating);
+        let names = names_of(output, self.tags).iter();
+        let repositories: Vec<_> = names
+            .filter(|_| output.push)
+            .map(|name| self.uploads.to(name))
+            .collect();
+        let repositories = &repositories;
         let each = result.layers.iter().map(|layer| async move {
             let blob = store.blob_as(layer, form).await?;
             self.lease.add_blobs([&blob.descriptor.digest])?;
-            // The image's copy of the blob must be here, also of a base that nothing ran on.
-            store.ensure_stored(layer, &blob).await?;
+            // Also that of a base that nothing ran on.
+            place(store, layer, &blob, is_kept(output), repositories).await?;
             Ok::<_, EngineError>(ImageLayer {
                 descriptor: blob.descriptor,
                 diff_id: blob.diff_id,

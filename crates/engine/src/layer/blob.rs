@@ -274,6 +274,11 @@ impl LayerStore {
         })
     }
 
+    /// Whether a blob is here.
+    pub(crate) fn has_blob(&self, digest: &Digest) -> Result<bool, EngineError> {
+        Ok(self.root.blobs().info(digest)?.is_some())
+    }
+
     /// Fetches the blob unless it is here: an image that is kept is kept whole.
     pub(crate) async fn ensure_stored(
         self: &Arc<Self>,

@@ -167,6 +167,19 @@ impl Layer {
         }
     }
 
+    /// The repository that the image with this blob is in, where the layer is of one.
+    pub(crate) fn origin(&self, blob: &Descriptor) -> Option<Reference> {
+        let remote = self.remote()?;
+        match remote.place {
+            BlobPlace::Registry(reference)
+                if remote.cached.is_none() && remote.descriptor.digest == blob.digest =>
+            {
+                Some(reference)
+            }
+            _ => None,
+        }
+    }
+
     /// Where the blob can be fetched from, where that is known.
     pub(crate) fn remote(&self) -> Option<RemoteBlob> {
         self.remote

@@ -53,6 +53,15 @@ impl KeyFields {
         pairs
     }
 
+    /// Shows something else of a field than its value; the key stays what it is.
+    pub(super) fn show(&mut self, name: &str, text: &str) {
+        let mut value = Value::new();
+        value.show(text);
+        if let Some(field) = self.0.iter_mut().find(|field| field.name == name) {
+            field.shown = value.shown;
+        }
+    }
+
     pub(super) fn push(&mut self, name: impl Into<String>, value: Value) {
         self.0.push(Field {
             name: name.into(),

@@ -31,7 +31,7 @@
 mod field;
 mod ops;
 
-use longshore_graph::{Selection, Vertex};
+use longshore_graph::{Graph, Op, Selection, Source, Vertex};
 
 use crate::{CacheKey, ContentDigest, Group};
 
@@ -106,6 +106,21 @@ pub fn content_key(
         fields.push(format!("{INPUT_PREFIX}{index}"), value);
     }
     (fields.key("content"), fields)
+}
+
+/// What is shown of an input that is a pinned image begins so.
+pub(crate) const IMAGE_SHOWN: &str = "image ";
+
+/// Shows the manifests of inputs that are images beside the digests that count.
+pub(crate) fn show_images(fields: &mut KeyFields, graph: &Graph, vertex: &Vertex) {
+    for (index, input) in vertex.inputs.iter().enumerate() {
+        if let Op::Source(Source::Image(image)) = &graph.vertex(input.vertex).op
+            && let Some(manifest) = &image.manifest
+        {
+            let text = format!("{IMAGE_SHOWN}{manifest}");
+            fields.show(&format!("{INPUT_PREFIX}{index}"), &text);
+        }
+    }
 }
 
 /// Which input a field stands for, where it stands for one.
