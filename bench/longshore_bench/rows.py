@@ -33,6 +33,7 @@ ROWS = [
     Row("H", "a Debian base pulled from loopback and one RUN, cold"),
     Row("I", "D's image pushed to a registry that has nothing of it"),
     Row("I2", "the same, when all of it is there"),
+    Row("I3", "D's build and push in one, cold: less D, what the push adds"),
 ]
 
 
@@ -72,10 +73,14 @@ class SmallFiles(Chain):
 
 
 class LargeFiles(Chain):
-    rows = ("D", "I", "I2")
+    rows = ("D", "I", "I2", "I3")
 
     def run(self, bench, tool):
         context = bench.workloads.large_files()
+        if bench.wants("I3"):
+            self._in_one(bench, tool, context)
+        if not any(bench.wants(row) for row in ("D", "I", "I2")):
+            return
         tool.fresh()
         bench.measured("D", tool, tool.build(context, "large:1"))
         bench.check("D", tool, context, "large:1", _copied_to("data"))
@@ -87,6 +92,16 @@ class LargeFiles(Chain):
             bench.measured("I", tool, push)
             if bench.wants("I2"):
                 bench.measured("I2", tool, push)
+        finally:
+            registry.stop()
+
+    def _in_one(self, bench, tool, context):
+        tool.fresh()
+        registry = bench.registry()
+        try:
+            argv = tool.build_and_push(context, f"{registry.address}/large:1")
+            if argv:
+                bench.measured("I3", tool, argv)
         finally:
             registry.stop()
 
