@@ -75,6 +75,10 @@ class Tool:
         """The command that pushes what was built from `context` as `tag`."""
         raise NotImplementedError
 
+    def build_and_push(self, context, reference):
+        """The command that builds and pushes; `None` where that takes two."""
+        return None
+
     def run(self, argv):
         """Runs a command and measures it."""
         return measure.run(argv, self.environment, self.log, self.daemon)
@@ -117,6 +121,9 @@ class Longshore(Tool):
         if compression:
             output = ["-o", f"type=image,name={tag},compression={compression}"]
         return self._command("build", NETWORK, *output, *_caches(cache_to, cache_from), context)
+
+    def build_and_push(self, context, reference):
+        return self._command("build", NETWORK, "-t", reference, "--push", context)
 
     def save(self, tag, file):
         self.quietly(self._command("save", "-o", file, tag))
@@ -253,6 +260,12 @@ class Docker(Daemon):
         self.quietly(self._command("tag", tag, reference))
         return self._command("push", reference)
 
+    def build_and_push(self, context, reference):
+        if not self.containerd:
+            return None
+        output = f"type=image,name={reference},push=true"
+        return self._command("build", "--progress=plain", NETWORK, "-o", output, context)
+
 
 class BuildKit(Daemon):
     """A standalone buildkitd with its own worker, and buildctl."""
@@ -307,6 +320,10 @@ class BuildKit(Daemon):
             place = f"type=registry,ref={cache_from},registry.insecure=true"
             caches += ["--import-cache", place]
         return [*self._build(context, output), *caches]
+
+    def build_and_push(self, context, reference):
+        output = f"type=image,name={reference},push=true,registry.insecure=true"
+        return self._build(context, output)
 
     def _build(self, context, output):
         argv = ["buildctl", "--addr", self._address(), "build", "--progress=plain"]
