@@ -169,7 +169,8 @@ fn compressed_digests_are_pinned() {
         zstd 11 e0e84b4cc230
         zstd 12 e0e84b4cc230
         none e067de751316
-    "#]].assert_eq(&lines.collect::<String>());
+    "#]]
+    .assert_eq(&lines.collect::<String>());
 }
 
 #[test]
