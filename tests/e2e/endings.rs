@@ -186,7 +186,7 @@ fn a_flood_fills_no_memory_and_arrives_whole() {
     // One line without an end, escape sequences without an end, and lines.
     let dockerfile = format!(
         "FROM busybox\nRUN head -c {MEGABYTES}m /dev/zero | tr '\\0' x\n\
-         RUN head -c 8m /dev/zero | tr '\\0' '\\033'\nRUN yes | head -c 8m >&2\n"
+         RUN head -c 1m /dev/zero | tr '\\0' '\\033'\nRUN yes | head -c 1m >&2\n"
     );
     let context = sandbox.fresh_context(&[("Dockerfile", &dockerfile)]);
     let args = ["build", "-q", "-t", "flood", context.to_str().unwrap()];
@@ -216,7 +216,7 @@ fn a_flood_fills_no_memory_and_arrives_whole() {
     let text = fs::read(&logs).unwrap();
     let count = |byte: u8| text.iter().filter(|it| **it == byte).count();
     assert!(count(b'x') >= MEGABYTES << 20, "{}", count(b'x'));
-    assert!(count(b'y') >= 4 << 20, "{}", count(b'y'));
+    assert!(count(b'y') >= 1 << 19, "{}", count(b'y'));
 }
 
 #[test]
