@@ -31,6 +31,11 @@ pub(crate) fn runs(word: &str) -> bool {
         })
 }
 
+/// Whether no process has `word` in its command line.
+pub(crate) fn is_idle(word: &str) -> bool {
+    !runs(word)
+}
+
 fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();

@@ -216,3 +216,66 @@ fn privileged_a_terminal_is_asked_for_where_there_is_none() {
     plain.shows("none");
     assert!(plain.ends().success());
 }
+
+/// Types into whatever terminal it can reach, as CVE-2017-5226 did into that of its caller.
+const TYPIST: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+int main(void) {
+    int opened = open("/dev/tty", O_RDWR);
+    int typed = 0;
+    for (int fd = 0; fd <= (opened < 3 ? 2 : opened); fd++) {
+        ioctl(fd, TIOCSCTTY, 1);
+        for (const char *at = "echo smuggled\n"; *at; at++)
+            typed += ioctl(fd, TIOCSTI, at) == 0;
+    }
+    printf("typed %d, done\n", typed);
+    return 0;
+}
+"#;
+
+#[test]
+fn privileged_cve_2017_5226_nothing_is_typed_into_the_terminal_behind() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let context = sandbox.context(
+        "context",
+        &[("Dockerfile", "FROM busybox\nCOPY typist /\n")],
+    );
+    let source = sandbox.path("typist.c");
+    std::fs::write(&source, TYPIST).unwrap();
+    let mut compiler = Command::new("gcc");
+    compiler
+        .arg("-static")
+        .arg("-o")
+        .arg(context.join("typist"));
+    if !compiler.arg(&source).status().is_ok_and(|it| it.success()) {
+        println!("skipped: needs gcc and a static C library");
+        return;
+    }
+    sandbox.build_app(&context, &[]);
+    // With the caller's own terminal as its three streams.
+    let inner = sandbox.command(["run", "-i", "app", "/typist"]);
+    let mut command = Command::new("setsid");
+    command
+        .arg("--ctty")
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    command.envs(
+        inner
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let mut plain = Session::start(command);
+    plain.shows("typed 0, done");
+    assert!(plain.ends().success());
+    // With one of its own it may type into that, which only itself reads.
+    let mut own = session(&sandbox, &["run", "-it", "app", "/typist"]);
+    own.shows("done");
+    let reads = own.theirs.try_clone().unwrap();
+    assert!(own.ends().success());
+    let waiting = rustix::io::ioctl_fionread(&reads).unwrap();
+    assert_eq!(waiting, 0, "nothing is left to be read from the caller's");
+}

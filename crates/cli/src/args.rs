@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use longshore_engine::LayerForm;
-use longshore_runner::Isolation;
+use longshore_runner::{Isolation, Network};
 
 use crate::identity::Identity;
 
@@ -74,6 +74,10 @@ pub(crate) struct Sandboxing {
         value_name = "MODE"
     )]
     pub(crate) isolation: Isolation,
+    /// The network of what asks for none in particular: host, none, isolated, pasta or slirp4netns
+    /// [default: host]
+    #[arg(long, env = "LONGSHORE_DEFAULT_NETWORK", value_name = "NETWORK")]
+    pub(crate) default_network: Option<Network>,
     /// An OCI runtime (runc, crun, youki) that runs the processes instead
     #[arg(long, env = "LONGSHORE_OCI_RUNTIME", value_name = "PATH")]
     pub(crate) oci_runtime: Option<PathBuf>,
@@ -273,6 +277,12 @@ pub(crate) struct BuildArgs {
     /// Memory nodes that a step may use
     #[arg(long, value_name = "LIST")]
     pub(crate) cpuset_mems: Option<String>,
+    /// How long a step may run: 90s, 10m, 1h30m
+    #[arg(long, env = "LONGSHORE_STEP_TIMEOUT", value_name = "DURATION")]
+    pub(crate) step_timeout: Option<String>,
+    /// How long the whole build may take
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
     /// Allow what is otherwise refused: network.host, security.insecure
     #[arg(long, value_delimiter = ',', value_name = "ENTITLEMENT")]
     pub(crate) allow: Vec<String>,
@@ -558,9 +568,12 @@ pub(crate) struct RunArgs {
     /// Program in place of the image's entry point
     #[arg(long)]
     pub(crate) entrypoint: Option<String>,
-    /// Network: host or none
-    #[arg(long, default_value = "host", value_name = "MODE")]
+    /// Network: default, host, none, isolated, pasta or slirp4netns
+    #[arg(long, default_value = "default", value_name = "MODE")]
     pub(crate) network: String,
+    /// How long it may run: 90s, 10m, or a number of seconds
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
     /// The host's name inside
     #[arg(long)]
     pub(crate) hostname: Option<String>,

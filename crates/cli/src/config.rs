@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use longshore_engine::{Engine, EngineOptions, SandboxOptions, SpaceLimits};
 use longshore_registry_client::{ClientOptions, CredentialStore, HostConfig, RegistriesConfig};
+use longshore_runner::Network;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
@@ -118,6 +119,19 @@ struct GcTable {
     min_free_space: Option<String>,
 }
 
+/// What the configuration file says of networks.
+#[derive(Debug, Default, Deserialize)]
+struct NetworkFile {
+    #[serde(default)]
+    network: NetworkTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct NetworkTable {
+    default: Option<String>,
+}
+
 /// What the build cache may take: as the flags say, the environment, or the file.
 pub(crate) fn space(global: &Global, bounds: &SpaceBounds) -> Result<SpaceLimits> {
     let of_file = match file(global)? {
@@ -159,21 +173,35 @@ pub(crate) fn engine_that_builds(
     sandboxing: &Sandboxing,
     bounds: &SpaceBounds,
 ) -> Result<Engine> {
-    open_engine(global, sandbox(global, sandboxing), space(global, bounds)?)
+    open_engine(global, sandbox(global, sandboxing)?, space(global, bounds)?)
 }
 
 /// The engine for a command that runs processes.
 pub(crate) fn engine_that_runs(global: &Global, sandboxing: &Sandboxing) -> Result<Engine> {
-    open_engine(global, sandbox(global, sandboxing), SpaceLimits::default())
+    open_engine(global, sandbox(global, sandboxing)?, SpaceLimits::default())
 }
 
-fn sandbox(global: &Global, sandboxing: &Sandboxing) -> SandboxOptions {
-    SandboxOptions {
+fn sandbox(global: &Global, sandboxing: &Sandboxing) -> Result<SandboxOptions> {
+    Ok(SandboxOptions {
+        default_network: default_network(global, sandboxing)?,
         isolation: sandboxing.isolation,
         no_user_namespace: global.identity.no_user_namespace(),
         oci_runtime: sandboxing.oci_runtime.clone(),
         exports_as_caller: global.identity.is_ordinary_user(),
+    })
+}
+
+/// The network of what asks for none in particular: as the flag says, the environment, or the file.
+fn default_network(global: &Global, sandboxing: &Sandboxing) -> Result<Network> {
+    if let Some(network) = sandboxing.default_network {
+        return Ok(network);
     }
+    let Some((name, text)) = file(global)? else {
+        return Ok(Network::default());
+    };
+    let said = toml::from_str::<NetworkFile>(&text).with_context(|| name.clone())?;
+    let network = said.network.default.map(|text| text.parse());
+    Ok(network.transpose().context(name)?.unwrap_or_default())
 }
 
 fn open_engine(global: &Global, sandbox: SandboxOptions, space: SpaceLimits) -> Result<Engine> {

@@ -46,6 +46,18 @@ pub(crate) fn parse_space(text: &str) -> Result<Space> {
     Ok(Space::Percent(percent))
 }
 
+/// How long something may take: as [`parse_duration`] reads it, or a number of seconds; 0 is no limit.
+pub(crate) fn parse_timeout(text: Option<&str>) -> Result<Option<std::time::Duration>> {
+    let time = match text {
+        None => return Ok(None),
+        Some(text) => match text.parse() {
+            Ok(seconds) => std::time::Duration::from_secs(seconds),
+            Err(_) => parse_duration(text)?,
+        },
+    };
+    Ok((!time.is_zero()).then_some(time))
+}
+
 /// A time as Go writes it: `24h`, `1h30m`, `90s`; days too: `7d`.
 pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration> {
     let wrong = || format!("`{text}` is not a duration: 24h, 1h30m, 7d");
@@ -155,6 +167,19 @@ mod tests {
         }
         for bad in ["", "5", "h", "3x", "-1h", "1h 2m"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        let of = |text| parse_timeout(Some(text)).unwrap().map(|it| it.as_millis());
+        assert_eq!(
+            [of("90"), of("1m30s"), of("500ms"), of("0"), of("0s")],
+            [Some(90_000), Some(90_000), Some(500), None, None]
+        );
+        assert_eq!(parse_timeout(None).unwrap(), None);
+        for bad in ["-1", "soon", "1 fortnight"] {
+            assert!(parse_timeout(Some(bad)).is_err(), "{bad}");
         }
     }
 

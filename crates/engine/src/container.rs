@@ -51,8 +51,8 @@ pub struct ContainerRequest {
     pub volumes: Vec<ContainerVolume>,
     /// Memory mounts: target, size, mode.
     pub tmpfs: Vec<(String, Option<u64>, u32)>,
-    /// Loopback alone.
-    pub no_network: bool,
+    /// The network; the engine's default when absent.
+    pub network: Option<Network>,
     /// The host's name inside; empty for a made one.
     pub hostname: String,
     /// Lines of the hosts file.
@@ -71,6 +71,8 @@ pub struct ContainerRequest {
     pub init: bool,
     /// With a terminal.
     pub terminal: bool,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
 }
 
 impl Engine {
@@ -82,11 +84,12 @@ impl Engine {
         &self,
         image: &StoredImage,
         platform: &Platform,
-        request: ContainerRequest,
+        mut request: ContainerRequest,
         io: ProcessIo,
         cancel: Cancel,
     ) -> Result<ExitStatus, EngineError> {
         let runner = self.runner()?;
+        request.network.get_or_insert(self.default_network());
         let found = self.read_image(image, platform)?;
         let lease = self.root().leases().start("run", LEASE);
         let parents = self.directories_of(image, &found, &lease).await?;
@@ -173,11 +176,8 @@ fn specification(
     };
     spec.extra_hosts = extra_hosts(&request.extra_hosts)
         .map_err(|error| EngineError::Invalid(error.to_string()))?;
-    spec.network = if request.no_network {
-        Network::None
-    } else {
-        Network::Host
-    };
+    spec.network = request.network.unwrap_or_default();
+    spec.timeout = request.timeout;
     spec.security = if request.privileged {
         Security::Insecure
     } else {

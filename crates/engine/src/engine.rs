@@ -11,7 +11,7 @@ use longshore_content::{GcOptions, StateRoot};
 use longshore_graph::CacheSharing;
 use longshore_oci::{Descriptor, Digest, Document, Platform, Reference};
 use longshore_registry_client::{Client, ClientOptions, TransferObserver};
-use longshore_runner::{Isolation, OciRunner, Runner, RunnerOptions, SandboxRunner};
+use longshore_runner::{Isolation, Network, OciRunner, Runner, RunnerOptions, SandboxRunner};
 use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
 use longshore_solver::Places;
 
@@ -46,6 +46,8 @@ pub struct SandboxOptions {
     pub no_user_namespace: Option<String>,
     /// An OCI runtime that runs the processes, in place of our own sandbox.
     pub oci_runtime: Option<PathBuf>,
+    /// The network of what asks for none in particular.
+    pub default_network: Network,
     /// Files written to a directory of the caller's belong to the caller, whatever the image says.
     pub exports_as_caller: bool,
 }
@@ -226,6 +228,11 @@ impl Engine {
     pub fn isolation(&self) -> Result<(Isolation, Option<String>), EngineError> {
         let chosen = self.chosen()?;
         Ok((chosen.isolation, chosen.why_not_stronger.clone()))
+    }
+
+    /// The network of a process that asks for none in particular.
+    pub(crate) fn default_network(&self) -> Network {
+        self.0.sandbox.default_network
     }
 
     /// Whether files written to a directory of the caller's get the image's owners.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use longshore_graph::{NetworkMode, Resources, Ulimit};
 use longshore_layers::context::ModePolicy;
@@ -54,6 +55,8 @@ pub struct BuildRequest {
     pub cgroup_parent: String,
     /// What is allowed beyond the default.
     pub entitlements: Entitlements,
+    /// How long a step's process may run.
+    pub step_timeout: Option<Duration>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Ssh agents' sockets by id.

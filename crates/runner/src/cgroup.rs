@@ -23,6 +23,9 @@ use crate::spec::Limits;
 use crate::status::Warning;
 use crate::sys;
 
+#[cfg(test)]
+mod fake;
+
 const NAME_PREFIX: &str = "longshore-run-";
 /// The kernel finishes off killed processes on its own time; a group is busy as long.
 const REMOVE_ATTEMPTS_MAX: u32 = 200;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A process that was not run, or whose end is not known.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,12 @@ pub enum RunError {
     /// The caller cancelled the run; everything it started is gone.
     #[error("cancelled")]
     Cancelled,
+    /// It took longer than it may; everything it started is gone.
+    #[error("timed out: it did not end within {after:?}, and was killed")]
+    TimedOut {
+        /// How long it was given.
+        after: Duration,
+    },
     /// The process that watches over the sandbox vanished.
     #[error("the sandbox's supervisor ended unexpectedly{}", display_hint(detail.as_ref()))]
     Lost {
@@ -88,7 +95,8 @@ impl RunError {
             | Self::User { .. }
             | Self::NotFound { .. }
             | Self::NotExecutable { .. }
-            | Self::Cancelled => ErrorClass::User,
+            | Self::Cancelled
+            | Self::TimedOut { .. } => ErrorClass::User,
             Self::Setup { .. } | Self::NoIsolation { .. } => ErrorClass::Environment,
             Self::Lost { .. } => ErrorClass::Internal,
         }
@@ -101,7 +109,7 @@ impl RunError {
         match self {
             Self::NotFound { .. } => 127,
             Self::NotExecutable { .. } => 126,
-            Self::Cancelled => 128 + 9,
+            Self::Cancelled | Self::TimedOut { .. } => 128 + 9,
             _ => 125,
         }
     }

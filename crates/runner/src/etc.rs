@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::spec::{ExtraHost, Network, Resolver, ResolverConfig};
+use crate::connection::{Network, NetworkHelper};
+use crate::spec::{ExtraHost, Resolver, ResolverConfig};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// systemd-resolved's own list, for when `resolv.conf` names nothing but its stub.
@@ -57,8 +58,19 @@ fn read_host(network: Network) -> String {
     plain
 }
 
-/// In a network of its own a process cannot reach what listens on the host's loopback.
+/// In a network of its own a process cannot reach what listens on the host's loopback. A program
+/// that connects it passes questions on to the host's first server, if that has an IPv4 address.
 fn for_network(file: &str, network: Network) -> String {
+    if let Network::Isolated(connection) = network
+        && let Some(helper) = connection.helper
+        && nameservers(file).any(is_routable_v4)
+    {
+        let rest = file
+            .lines()
+            .filter(|it| argument(it, "nameserver").is_none());
+        let rest: String = rest.map(|line| format!("{line}\n")).collect();
+        return format!("nameserver {}\n{rest}", forwarder(helper));
+    }
     let keep = |line: &&str| network == Network::Host || !is_loopback_server(line);
     let mut kept: String = file
         .lines()
@@ -71,6 +83,15 @@ fn for_network(file: &str, network: Network) -> String {
         }
     }
     kept
+}
+
+/// Where a helper takes questions for the host's name server.
+pub(crate) fn forwarder(helper: NetworkHelper) -> &'static str {
+    match helper {
+        // Podman's choice: no network has it.
+        NetworkHelper::Pasta => "169.254.1.1",
+        NetworkHelper::Slirp4netns => "10.0.2.3",
+    }
 }
 
 fn customised(config: &ResolverConfig, host: &str) -> String {
@@ -113,6 +134,11 @@ fn argument<'line>(line: &'line str, keyword: &str) -> Option<&'line str> {
     rest.starts_with([' ', '\t']).then(|| rest.trim())
 }
 
+fn is_routable_v4(server: &str) -> bool {
+    let address: Option<Ipv4Addr> = server.parse().ok();
+    address.is_some_and(|it| !it.is_loopback())
+}
+
 fn is_loopback_server(line: &str) -> bool {
     let address = argument(line, "nameserver").and_then(|it| it.split('%').next()?.parse().ok());
     address.is_some_and(|it: IpAddr| it.is_loopback())
@@ -121,6 +147,7 @@ fn is_loopback_server(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Connection;
 
     #[test]
     fn hosts_are_buildkit_s() {
@@ -142,6 +169,33 @@ mod tests {
             for_network(file, Network::None),
             "# c\nnameserver 10.0.0.1\nsearch a b\n"
         );
+    }
+
+    #[test]
+    fn a_helper_passes_questions_on_where_the_host_has_a_server_that_it_can_ask() {
+        let by = |helper| {
+            Network::Isolated(Connection {
+                helper: Some(helper),
+                host_loopback: false,
+            })
+        };
+        let file = "search a b\nnameserver 10.0.0.1\nnameserver fd00::1\noptions rotate\n";
+        for (helper, server) in [
+            (NetworkHelper::Pasta, "169.254.1.1"),
+            (NetworkHelper::Slirp4netns, "10.0.2.3"),
+        ] {
+            assert_eq!(
+                for_network(file, by(helper)),
+                format!("nameserver {server}\nsearch a b\noptions rotate\n")
+            );
+        }
+        let network = by(NetworkHelper::Pasta);
+        assert_eq!(
+            for_network("nameserver ::1\nnameserver fd00::1\n", network),
+            "nameserver fd00::1\n"
+        );
+        let servers = for_network("nameserver 127.0.0.1\n", network);
+        assert!(nameservers(&servers).eq(NAMESERVERS_DEFAULT), "{servers}");
     }
 
     #[test]

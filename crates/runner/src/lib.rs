@@ -33,6 +33,8 @@ mod cgroup;
 mod channel;
 mod chroot;
 pub mod conformance;
+mod connection;
+mod connector;
 mod dev;
 mod devices;
 mod error;
@@ -43,6 +45,7 @@ mod io;
 mod isolation;
 mod mountfd;
 mod network;
+mod networks;
 mod oci;
 mod orphans;
 mod placed;
@@ -66,6 +69,7 @@ mod userns;
 
 pub use cancel::Cancel;
 pub use capabilities::may_mount;
+pub use connection::{Connection, Network, NetworkHelper, UnknownNetwork};
 pub use error::{ErrorClass, RunError};
 pub use io::{Input, Output, OutputSink, ProcessIo, Stream, WindowSize};
 pub use isolation::{Isolation, UnknownIsolation};
@@ -73,9 +77,9 @@ pub use oci::OciRunner;
 pub use probe::{Check, ControlGroups, Layout, Probe, SubordinateIds};
 pub use runner::{RunnerOptions, SandboxRunner};
 pub use spec::{
-    BindSource, ExtraHost, HOSTNAME_DEFAULT, Limits, Mount, MountSource, Network, PATH_DEFAULT,
-    ProcessSpec, Resolver, ResolverConfig, Resource, Rlimit, Rootfs, SHM_BYTES_DEFAULT, Secret,
-    Security, UnknownResource,
+    BindSource, ExtraHost, HOSTNAME_DEFAULT, Limits, Mount, MountSource, PATH_DEFAULT, ProcessSpec,
+    Resolver, ResolverConfig, Resource, Rlimit, Rootfs, SHM_BYTES_DEFAULT, Secret, Security,
+    UnknownResource,
 };
 pub use status::{Ended, ExitStatus, Usage, Warning};
 pub use supervisor::init_if_requested;

@@ -1,6 +1,8 @@
-//! Bringing up `lo` in a new network, by netlink.
+//! Setting up a new network: bringing up `lo`, by netlink.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
@@ -15,8 +17,14 @@ const IFF_UP: u32 = 1;
 const LOOPBACK_INDEX: u32 = 1;
 const MESSAGE_BYTES: u32 = 32;
 
+/// Sets up the network that this thread is alone in, and opens it by its name in `/proc`.
+pub(crate) fn set_up(own: &str) -> io::Result<OwnedFd> {
+    loopback_up()?;
+    Ok(File::open(own)?.into())
+}
+
 /// Sets the loopback interface of this process's network up.
-pub(crate) fn loopback_up() -> io::Result<()> {
+fn loopback_up() -> io::Result<()> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,

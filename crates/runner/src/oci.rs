@@ -192,6 +192,7 @@ fn build(
 ) -> Result<Infallible, Failure> {
     it.await_go()?;
     umask(Mode::empty());
+    it.enter_network(&mut trees)?;
     mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,

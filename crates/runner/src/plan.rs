@@ -12,9 +12,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::connection::{Connection, Network};
 use crate::error::RunError;
 use crate::probe::{Check, Probe};
-use crate::spec::{Limits, Network, Rlimit, Security};
+use crate::spec::{Limits, Rlimit, Security};
 use crate::status::{Ended, Usage, Warning};
 
 /// `argv[0]` of the stage.
@@ -40,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) rootfs: Tree,
     pub(crate) mounts: Vec<PlannedMount>,
     pub(crate) network: Network,
+    /// The network namespace to enter, for any network but the caller's.
+    pub(crate) network_namespace: Option<FdIndex>,
     pub(crate) security: Security,
     pub(crate) readonly_rootfs: bool,
     pub(crate) terminal: Option<(u16, u16)>,
@@ -114,6 +117,11 @@ pub(crate) enum Request {
     Probe { scratch: PathBuf },
     /// Try to mount a fresh `/proc`.
     TryProc,
+    /// Make a network and keep it connected by this program until the channel is closed.
+    Connect {
+        program: PathBuf,
+        connection: Connection,
+    },
 }
 
 /// Caller to supervisor. Closing the channel kills.
@@ -131,6 +139,10 @@ pub(crate) enum Event {
     Failed(Failure),
     Probed(Box<Probe>),
     TriedProc(Check),
+    /// With the network's namespace.
+    Connected,
+    /// The program that connected the network ended by itself.
+    Disconnected,
     Ended {
         ended: Ended,
         oom: bool,

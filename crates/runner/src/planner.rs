@@ -77,6 +77,7 @@ pub(crate) fn plan(
         rootfs,
         mounts: plan_mounts(spec.mounts, fds)?,
         network: spec.network,
+        network_namespace: None,
         security: spec.security,
         readonly_rootfs: spec.readonly_rootfs,
         terminal: spec.terminal.then_some(window),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,18 +19,20 @@ use crate::cancel::Cancel;
 use crate::capabilities;
 use crate::cgroup::{self, Hierarchies};
 use crate::channel::{Channel, FDS_PER_MESSAGE_MAX, Received};
+use crate::connection::Network;
 use crate::devices;
 use crate::error::RunError;
 use crate::executable::Executable;
 use crate::io::{Input, Output, OutputSink, ProcessIo, Stream};
 use crate::isolation::{self, Isolation, Means};
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, new_file_system};
+use crate::networks::{Networks, Taken};
 use crate::plan::{Command, Event, Request, STAGE_ARGUMENT, STAGE_NAME};
 use crate::planner::{self, Fds, SettingUp as _};
 use crate::probe::{Check, Probe};
 use crate::seccomp;
 use crate::spec::{ProcessSpec, Security};
-use crate::status::ExitStatus;
+use crate::status::{ExitStatus, Warning};
 use crate::sys;
 use crate::userns;
 
@@ -39,10 +41,7 @@ const READ_BYTES: usize = 64 << 10;
 /// After a kill, the kernel and the supervisor get this long before the supervisor is killed too.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 /// How often the size of the caller's terminal is looked at.
-const WINDOW_INTERVAL: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 200_000_000,
-};
+const WINDOW_INTERVAL: Duration = Duration::from_millis(200);
 /// As much as is quoted of what a supervisor wrote before it vanished.
 const LAST_WORDS_BYTES_MAX: u64 = 2000;
 
@@ -67,7 +66,8 @@ pub struct RunnerOptions {
 /// Runs processes in Linux namespaces, without any helper program, daemon or library.
 #[derive(Debug)]
 pub struct SandboxRunner {
-    stage: Executable,
+    stage: Arc<Executable>,
+    networks: Networks,
     isolation: Isolation,
     why_not_stronger: Option<String>,
     /// Sandboxes have this container's `/proc` and processes.
@@ -87,6 +87,7 @@ impl SandboxRunner {
             .clone()
             .unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
         let stage = Executable::open(&path).setting_up("open the runner's program", &path)?;
+        let stage = Arc::new(stage);
         let means = Means {
             capabilities: capabilities::effective(),
             initial_user_namespace: userns::is_initial(),
@@ -106,6 +107,7 @@ impl SandboxRunner {
         }
         let (seccomp, device_filter) = (OnceLock::new(), OnceLock::new());
         let mut runner = Self {
+            networks: Networks::new(Arc::clone(&stage)),
             stage,
             isolation,
             why_not_stronger,
@@ -123,12 +125,8 @@ impl SandboxRunner {
         if self.isolation != Isolation::Userns || !proc_is_covered() {
             return Ok(());
         }
-        let mut stage = self.start()?;
-        let answer = stage.channel.as_ref().map(|channel| {
-            channel.send(&Request::TryProc, &[])?;
-            channel.receive::<Event>()
-        });
-        match answer {
+        let mut stage = Stage::start(&self.stage)?;
+        match stage.ask(&Request::TryProc) {
             Some(Ok(Received::Message(Event::TriedProc(Check::Works), _))) => Ok(()),
             Some(Ok(Received::Message(Event::TriedProc(Check::Fails(_)), _))) => {
                 self.shares_processes = true;
@@ -192,40 +190,13 @@ impl SandboxRunner {
 
     fn probe_in(&self, scratch: &Path) -> Result<Probe, RunError> {
         let scratch = scratch.canonicalize().setting_up("find", scratch)?;
-        let mut stage = self.start()?;
-        let event = stage.channel.as_ref().map(|channel| {
-            channel.send(&Request::Probe { scratch }, &[])?;
-            channel.receive::<Event>()
-        });
-        match event {
+        let mut stage = Stage::start(&self.stage)?;
+        match stage.ask(&Request::Probe { scratch }) {
             Some(Ok(Received::Message(Event::Probed(probe), _))) => Ok(*probe),
             _ => Err(RunError::Lost {
                 detail: stage.last_words(),
             }),
         }
-    }
-
-    fn start(&self) -> Result<Stage, RunError> {
-        let what = "start the runner's program";
-        let (channel, theirs) = Channel::pair().setting_up(what, "")?;
-        let last_words = planner::file_in_memory(b"").setting_up(what, "")?;
-        let stderr = last_words.try_clone().setting_up(what, "")?;
-        let child = std::process::Command::new(self.stage.path())
-            .arg0(STAGE_NAME)
-            // A program that does not know this word stops here, instead of doing what it does.
-            .arg(STAGE_ARGUMENT)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(theirs.into_fd()))
-            .stdout(Stdio::null())
-            .stderr(Stdio::from(stderr))
-            .spawn()
-            .setting_up(what, "")?;
-        Ok(Stage {
-            child,
-            channel: Some(channel),
-            last_words: File::from(last_words),
-        })
     }
 }
 
@@ -244,7 +215,7 @@ impl SandboxRunner {
     /// In our own sandbox, or in an OCI runtime's.
     pub(crate) fn run_by(
         &self,
-        spec: ProcessSpec,
+        mut spec: ProcessSpec,
         mut io: ProcessIo,
         cancel: &Cancel,
         oci_runtime: Option<&str>,
@@ -264,10 +235,14 @@ impl SandboxRunner {
         let filterable = !chroot || capabilities::may_mount();
         let filtered = spec.security == Security::Sandbox && filterable && oci_runtime.is_none();
         let mut fds = Fds::new();
+        let network = self.network_for(&mut spec)?;
+        let timeout = spec.timeout;
         let (mut plan, pipes) = planner::plan(spec, &mut io, &mut fds)?;
         plan.chroot = chroot;
         plan.shares_processes = self.shares_processes;
         plan.oci_runtime = oci_runtime.map(str::to_owned);
+        let (namespace, helper) = network.map(Taken::into_parts).unzip();
+        plan.network_namespace = namespace.map(|fd| fds.add(fd));
         if filtered {
             let what = "pass on the filters";
             let program = self.seccomp().map(planner::file_in_memory).transpose();
@@ -279,23 +254,90 @@ impl SandboxRunner {
             plan.device_filter = program.setting_up(what, "")?.map(|fd| fds.add(fd));
         }
         let fds = fds.with_plan(&plan).setting_up("write the plan", "")?;
-        let mut stage = self.start()?;
+        let mut stage = Stage::start(&self.stage)?;
         stage.send_plan(&fds).setting_up("send the plan", "")?;
         // What the process has open must be open nowhere else, or its end is not seen.
         drop(fds);
         let mut streams = Streams::new(pipes, io).setting_up("set up the streams", "")?;
-        let outcome = stage.attend(&mut streams, cancel);
+        let mut deadline = Deadline::after(timeout);
+        let outcome = stage.attend(&mut streams, cancel, &mut deadline);
         streams.drain();
         if cancel.is_cancelled() {
             stage.finish(KILL_GRACE);
             return Err(RunError::Cancelled);
         }
-        stage.conclude(outcome)
+        if let Some(after) = deadline.passed() {
+            stage.finish(KILL_GRACE);
+            return Err(RunError::TimedOut { after });
+        }
+        let mut ended = stage.conclude(outcome)?;
+        ended.warnings.extend(helper.flatten().and_then(cut_off));
+        Ok(ended)
+    }
+
+    /// Takes a network for the process, where it gets one of its own.
+    fn network_for(&self, spec: &mut ProcessSpec) -> Result<Option<Taken>, RunError> {
+        if !matches!(self.isolation, Isolation::Full | Isolation::Userns) {
+            return match spec.network {
+                Network::Isolated(_) => Err(RunError::Spec {
+                    field: "network".to_owned(),
+                    reason: format!("`{}` needs namespaces", spec.network),
+                }),
+                // What else there is not, the stage says.
+                Network::Host | Network::None => Ok(None),
+            };
+        }
+        let taken = self.networks.take(spec.network)?;
+        if let Some(taken) = &taken {
+            spec.network = taken.network;
+        }
+        Ok(taken)
+    }
+}
+
+/// The network was cut off before the process ended.
+fn cut_off(helper: Stage) -> Option<Warning> {
+    helper.has_said_something().then(|| Warning {
+        what: "network".to_owned(),
+        why: "the program that connected it ended before the process".to_owned(),
+    })
+}
+
+/// When a process has had its time.
+struct Deadline {
+    at: Option<(Instant, Duration)>,
+    has_passed: bool,
+}
+
+impl Deadline {
+    fn after(timeout: Option<Duration>) -> Self {
+        let at = timeout.and_then(|it| Some((Instant::now().checked_add(it)?, it)));
+        Self {
+            at,
+            has_passed: false,
+        }
+    }
+
+    fn left(&self) -> Option<Duration> {
+        let (at, _) = self.at?;
+        Some(at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Looks at the clock.
+    fn passes(&mut self) -> bool {
+        self.has_passed |= self.left().is_some_and(|left| left.is_zero());
+        self.has_passed
+    }
+
+    fn passed(&self) -> Option<Duration> {
+        let (_, after) = self.at?;
+        self.has_passed.then_some(after)
     }
 }
 
 /// The stage's first process. Dropping it ends the run.
-struct Stage {
+#[derive(Debug)]
+pub(crate) struct Stage {
     child: Child,
     /// Closing it kills the sandbox.
     channel: Option<Channel>,
@@ -303,6 +345,49 @@ struct Stage {
 }
 
 impl Stage {
+    /// Starts the program, which waits for a request.
+    pub(crate) fn start(program: &Executable) -> Result<Self, RunError> {
+        let what = "start the runner's program";
+        let (channel, theirs) = Channel::pair().setting_up(what, "")?;
+        let last_words = planner::file_in_memory(b"").setting_up(what, "")?;
+        let stderr = last_words.try_clone().setting_up(what, "")?;
+        let child = std::process::Command::new(program.path())
+            .arg0(STAGE_NAME)
+            // A program that does not know this word stops here, instead of doing what it does.
+            .arg(STAGE_ARGUMENT)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs.into_fd()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(stderr))
+            .spawn()
+            .setting_up(what, "")?;
+        Ok(Self {
+            child,
+            channel: Some(channel),
+            last_words: File::from(last_words),
+        })
+    }
+
+    /// Asks for something that has one answer.
+    pub(crate) fn ask(&self, request: &Request) -> Option<io::Result<Received<Event>>> {
+        let channel = self.channel.as_ref()?;
+        Some(channel.send(request, &[]).and_then(|()| channel.receive()))
+    }
+
+    /// Whether there is an answer, or never will be one.
+    pub(crate) fn has_said_something(&self) -> bool {
+        let Some(channel) = &self.channel else {
+            return true;
+        };
+        let mut polled = [PollFd::new(channel, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(poll(&mut polled, Some(&now)), Ok(count) if count > 0)
+    }
+
     fn send_plan(&self, fds: &[OwnedFd]) -> io::Result<()> {
         let Some(channel) = &self.channel else {
             return Ok(());
@@ -317,19 +402,25 @@ impl Stage {
     }
 
     /// Moves bytes and passes on commands until the stage says how it ended, or vanishes.
-    fn attend(&mut self, streams: &mut Streams, cancel: &Cancel) -> io::Result<Option<Event>> {
+    fn attend(
+        &mut self,
+        streams: &mut Streams,
+        cancel: &Cancel,
+        deadline: &mut Deadline,
+    ) -> io::Result<Option<Event>> {
         let Some(channel) = &self.channel else {
             return Ok(None);
         };
         let mut killed: Option<Instant> = None;
         loop {
-            let ready = streams.wait(channel, cancel, killed.is_some())?;
+            let left = deadline.left().filter(|_| killed.is_none());
+            let ready = streams.wait(channel, cancel, killed.is_some(), left)?;
             if ready.contains(&Ready::Signals) {
                 for signal in cancel.take_signals() {
                     channel.send(&Command::Signal(signal), &[])?;
                 }
             }
-            if killed.is_none() && cancel.is_cancelled() {
+            if killed.is_none() && (cancel.is_cancelled() || deadline.passes()) {
                 channel.send(&Command::Kill, &[])?;
                 killed = Some(Instant::now());
             }
@@ -368,7 +459,16 @@ impl Stage {
                 self.finish(KILL_GRACE);
                 Err(failure.into())
             }
-            Ok(Some(Event::Terminal | Event::Probed(_) | Event::TriedProc(_)) | None) => {
+            Ok(
+                Some(
+                    Event::Terminal
+                    | Event::Probed(_)
+                    | Event::TriedProc(_)
+                    | Event::Connected
+                    | Event::Disconnected,
+                )
+                | None,
+            ) => {
                 self.finish(Duration::ZERO);
                 Err(RunError::Lost {
                     detail: self.last_words(),
@@ -412,7 +512,7 @@ impl Stage {
         let _ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout));
     }
 
-    fn last_words(&mut self) -> Option<String> {
+    pub(crate) fn last_words(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok().flatten();
         let mut words = String::new();
         let read = self.last_words.rewind().and_then(|()| {
@@ -513,7 +613,13 @@ impl Streams {
     }
 
     /// Waits until there is something to do.
-    fn wait(&self, channel: &Channel, cancel: &Cancel, killed: bool) -> io::Result<Vec<Ready>> {
+    fn wait(
+        &self,
+        channel: &Channel,
+        cancel: &Cancel,
+        killed: bool,
+        left: Option<Duration>,
+    ) -> io::Result<Vec<Ready>> {
         let mut watched = vec![(Ready::Channel, channel.as_fd(), PollFlags::IN)];
         if !killed {
             watched.push((Ready::Cancelled, cancel.cancelled_fd(), PollFlags::IN));
@@ -531,8 +637,10 @@ impl Streams {
             .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
             .collect();
         let follows_window = self.terminal.as_ref().is_some_and(|it| it.window.is_some());
-        let timeout = (killed || follows_window).then_some(&WINDOW_INTERVAL);
-        match poll(&mut polled, timeout) {
+        let interval = (killed || follows_window).then_some(WINDOW_INTERVAL);
+        let timeout = interval.into_iter().chain(left).min();
+        let timeout = timeout.and_then(|it| Timespec::try_from(it).ok());
+        match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -15,17 +15,17 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_c
 use rustix::process::{
     Signal, chdir, fchdir, getcwd, pivot_root, set_parent_process_death_signal, setsid, umask,
 };
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::channel::{Channel, Received};
 use crate::dev::{self, Dev, Terminal};
 use crate::exec;
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, attach, clone_tree, new_file_system, restrict};
-use crate::network;
 use crate::plan::{Doing as _, Failure, FdIndex, Go, Note, Plan, PlannedSource, Stub, Tree};
 use crate::privileges;
 use crate::reaper;
 use crate::rootpath::{Made, Missing, Root};
-use crate::spec::{Network, Security};
+use crate::spec::Security;
 use crate::status::Warning;
 use crate::sys;
 use crate::user::{self, Identity};
@@ -97,9 +97,7 @@ fn build(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Failure> {
     it.await_go()?;
     umask(Mode::empty());
     rustix::system::sethostname(it.plan.hostname.as_bytes()).doing("set the host name")?;
-    if it.plan.network == Network::None {
-        network::loopback_up().doing("bring up the loopback interface")?;
-    }
+    it.enter_network(&mut trees)?;
 
     mount_change(
         "/",
@@ -242,6 +240,17 @@ impl Builder {
             Received::Message(Go, _) => Ok(()),
             Received::Closed => sys::exit_now(125),
         }
+    }
+
+    /// Goes into the network that was made for this process, if any was.
+    pub(crate) fn enter_network(&self, trees: &mut MovableTrees) -> Result<(), Failure> {
+        let Some(index) = self.plan.network_namespace else {
+            return Ok(());
+        };
+        let what = "enter the network namespace";
+        let namespace = trees.take(index).doing(what)?;
+        let kind = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(namespace.as_fd(), kind).doing(what)
     }
 
     /// Puts the root file system into this mount namespace, where mounts can be put on it.

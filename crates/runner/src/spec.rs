@@ -8,8 +8,11 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::connection::Network;
 
 /// The search path used when the environment names none, as containerd's and Docker's.
 pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -58,6 +61,8 @@ pub struct ProcessSpec {
     pub init: bool,
     /// The file mode creation mask.
     pub umask: u32,
+    /// How long it may run; then all of it is killed.
+    pub timeout: Option<Duration>,
 }
 
 impl ProcessSpec {
@@ -83,6 +88,7 @@ impl ProcessSpec {
             resolver: Resolver::Host,
             init: false,
             umask: 0o022,
+            timeout: None,
         }
     }
 }
@@ -173,15 +179,6 @@ pub struct ExtraHost {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
-}
-
-/// The network of a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Network {
-    /// The caller's network.
-    Host,
-    /// A network of its own with nothing but `lo`.
-    None,
 }
 
 /// How much a process may ask of the kernel.

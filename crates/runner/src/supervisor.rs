@@ -26,6 +26,8 @@ use rustix::process::{
 use crate::cgroup::{self, Groups, Hierarchies};
 use crate::channel::{Channel, Received};
 use crate::chroot::Furniture;
+use crate::connection::Connection;
+use crate::connector;
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, clone_tree, restrict};
 use crate::oci;
 use crate::orphans;
@@ -36,7 +38,7 @@ use crate::plan::{
 use crate::probing;
 use crate::rootpath::Root;
 use crate::sandbox::{self, Cgroups, Ready};
-use crate::spec::{Network, Security};
+use crate::spec::Security;
 use crate::status::{Ended, Warning};
 use crate::stubs;
 use crate::sys::{self, Cloned};
@@ -75,6 +77,9 @@ fn run(channel: &Channel) -> Result<Event, Failure> {
     match receive_request(channel).doing("receive the plan")? {
         Requested::Probe(scratch) => Ok(Event::Probed(Box::new(probing::probe(&scratch)))),
         Requested::TryProc => Ok(Event::TriedProc(probing::fresh_proc())),
+        Requested::Connect(program, connection) => {
+            connector::serve(channel, &program, connection).map(|()| Event::Disconnected)
+        }
         Requested::Run(plan, fds) => run_plan(channel, *plan, fds),
     }
 }
@@ -83,6 +88,7 @@ enum Requested {
     Run(Box<Plan>, Vec<Option<OwnedFd>>),
     Probe(PathBuf),
     TryProc,
+    Connect(PathBuf, Connection),
 }
 
 fn run_plan(
@@ -241,6 +247,13 @@ fn receive_request(channel: &Channel) -> io::Result<Requested> {
                 return Ok(Requested::Probe(scratch));
             }
             Received::Message(Request::TryProc, _) => return Ok(Requested::TryProc),
+            Received::Message(
+                Request::Connect {
+                    program,
+                    connection,
+                },
+                _,
+            ) => return Ok(Requested::Connect(program, connection)),
             Received::Message(Request::Run { fds_to_come }, more) => {
                 fds.extend(more.into_iter().map(Some));
                 if fds_to_come == 0 {
@@ -278,9 +291,6 @@ fn namespaces(plan: &Plan, hierarchies: &Hierarchies) -> i32 {
     let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if !plan.shares_processes {
         flags |= libc::CLONE_NEWPID;
-    }
-    if plan.network == Network::None {
-        flags |= libc::CLONE_NEWNET;
     }
     // The old hierarchies' files cannot be mounted in a namespace of their own.
     if hierarchies.is_unified_only() {
@@ -419,26 +429,30 @@ fn open_sys(security: Security) -> io::Result<OwnedFd> {
     Ok(sys)
 }
 
-/// The sandbox's first process.
-struct Process {
+/// A child of this process: the sandbox's first, for one.
+pub(crate) struct Process {
     pid: Pid,
     fd: OwnedFd,
 }
 
 impl Process {
-    fn of(pid: Pid) -> io::Result<Self> {
+    pub(crate) fn of(pid: Pid) -> io::Result<Self> {
         Ok(Self {
             pid,
             fd: pidfd_open(pid, PidfdFlags::empty())?,
         })
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         // It may have ended; it is still ours to wait for, so the number is not another's.
         let _gone = pidfd_send_signal(&self.fd, signal);
     }
 
-    fn wait(&self) -> io::Result<Ended> {
+    pub(crate) fn wait(&self) -> io::Result<Ended> {
         let status = loop {
             match waitpid(Some(self.pid), WaitOptions::empty()) {
                 Err(Errno::INTR) => {}
@@ -569,7 +583,7 @@ impl Sandbox {
 }
 
 /// Waits until one of these has something to read, or its other end is closed.
-fn readable<const N: usize>(fds: [Option<BorrowedFd<'_>>; N]) -> io::Result<[bool; N]> {
+pub(crate) fn readable<const N: usize>(fds: [Option<BorrowedFd<'_>>; N]) -> io::Result<[bool; N]> {
     let mut polled: Vec<_> = fds
         .iter()
         .flatten()

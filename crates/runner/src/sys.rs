@@ -98,8 +98,8 @@ fn cloned(pid: c_long) -> io::Result<Cloned> {
     }
 }
 
-/// Moves this process (`CLONE_NEWPID`: its next children) into new namespaces. Only for
-/// single-threaded processes.
+/// Moves this thread (`CLONE_NEWPID`: its next children) into new namespaces. Only for
+/// single-threaded processes, but for `CLONE_NEWNET`, which concerns the thread alone.
 pub(crate) fn unshare(namespaces: c_int) -> io::Result<()> {
     // SAFETY: what is shared by CLONE_FILES or CLONE_VM is not touched by these flags.
     checked(c_long::from(unsafe { libc::unshare(namespaces) })).map(drop)

@@ -66,7 +66,7 @@ fn a_repository_is_a_context() {
 }
 
 #[test]
-fn links_of_a_stranger_do_not_lead_out_of_the_context() {
+fn cve_2026_33748_links_of_a_stranger_do_not_lead_out_of_the_context() {
     let Some(_) = tool("git") else { return };
     let sandbox = Sandbox::new();
     let folder = sandbox.path("repositories");

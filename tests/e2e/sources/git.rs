@@ -240,7 +240,7 @@ fn a_damaged_mirror_is_made_again() {
 }
 
 #[test]
-fn subdirectories_are_of_the_repository() {
+fn cve_2026_44517_subdirectories_are_of_the_repository() {
     let Some((sandbox, folder)) = sandbox() else {
         return;
     };
@@ -378,7 +378,7 @@ fn add_submodule(outer: &Repository, inner: &Path, name: &str, url: &str) {
 }
 
 #[test]
-fn submodules_of_strangers_reach_nothing_of_this_machine() {
+fn cve_2018_17456_submodules_of_strangers_reach_nothing_of_this_machine() {
     let Some((sandbox, folder)) = sandbox() else {
         return;
     };
@@ -414,7 +414,7 @@ fn submodules_of_strangers_reach_nothing_of_this_machine() {
 }
 
 #[test]
-fn nothing_of_the_repository_or_the_user_is_run() {
+fn cve_2024_32002_nothing_of_the_repository_or_the_user_is_run() {
     let Some((sandbox, folder)) = sandbox() else {
         return;
     };
@@ -456,7 +456,7 @@ fn nothing_of_the_repository_or_the_user_is_run() {
 }
 
 #[test]
-fn references_are_no_options() {
+fn cve_2019_13139_references_are_no_options() {
     let Some((sandbox, folder)) = sandbox() else {
         return;
     };
@@ -488,7 +488,7 @@ fn references_are_no_options() {
 }
 
 #[test]
-fn a_token_goes_to_its_repository_and_is_kept_nowhere() {
+fn cve_2023_26054_a_token_goes_to_its_repository_and_is_kept_nowhere() {
     let Some((sandbox, folder)) = sandbox() else {
         return;
     };

@@ -217,7 +217,7 @@ fn redirects_are_followed_but_not_everywhere() {
 }
 
 #[test]
-fn secrets_go_to_their_host_alone() {
+fn cve_2020_15157_secrets_go_to_their_host_alone() {
     let sandbox = Sandbox::new();
     let other = Web::of(Answer::file("x"));
     // `localhost` and `127.0.0.1` are two hosts.
@@ -379,7 +379,7 @@ fn failures_name_the_url_and_leave_nothing() {
 }
 
 #[test]
-fn names_from_hosts_stay_in_the_tree() {
+fn cve_2026_33747_names_from_hosts_stay_in_the_tree() {
     let sandbox = Sandbox::new();
     let web = Web::of(
         Answer::file("x").with("Content-Disposition", "attachment; filename=\"../../evil\""),

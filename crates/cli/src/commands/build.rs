@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use longshore_engine::{
-    Annotation, BuildOutcome, BuildRequest, CommitEpoch, ContextSpec, DockerfileSpec,
+    Annotation, BuildError, BuildOutcome, BuildRequest, CommitEpoch, ContextSpec, DockerfileSpec,
     HistoryLimits, ModePolicy, NetworkMode, OutputKind, OutputSpec, Resources, SOURCE_DATE_EPOCH,
 };
 use longshore_oci::Reference;
@@ -57,6 +57,8 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
     if let Some(method) = method {
         return runtime.block_on(call::run(&engine, &request, method, progress));
     }
+    let time = units::parse_timeout(args.timeout.as_deref()).context("--timeout")?;
+    let timed_out = CancellationToken::new();
     let cancel = CancellationToken::new();
     let built = runtime.block_on(async {
         let interrupted = cancel.clone();
@@ -65,6 +67,9 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
                 interrupted.cancel();
             }
         });
+        if let Some(time) = time {
+            tokio::spawn(end_after(time, timed_out.clone(), cancel.clone()));
+        }
         engine
             .build(
                 &request,
@@ -83,6 +88,11 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
             // A failed build does not wait for blobs that were being written beside it; what
             // they left is cleared by the next start.
             runtime.shutdown_background();
+            if let (BuildError::Canceled, true, Some(time)) =
+                (&error, timed_out.is_cancelled(), time)
+            {
+                anyhow::bail!("the build did not end within {time:?}, and was stopped");
+            }
             Ok(build_failure(&error, |name| progress.tail_of(name)))
         }
     }
@@ -102,6 +112,13 @@ fn say_isolation(global: &Global, engine: &longshore_engine::Engine, quiet: bool
         say(&format!("isolation: {isolation} ({reason})"));
     }
     Ok(())
+}
+
+/// Ends a build that takes too long.
+async fn end_after(time: Duration, timed_out: CancellationToken, cancel: CancellationToken) {
+    tokio::time::sleep(time).await;
+    timed_out.cancel();
+    cancel.cancel();
 }
 
 /// Waits for Ctrl-C or a request to end.
@@ -253,6 +270,8 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
             allowed.network_host |= args.network.as_deref() == Some("host");
             allowed
         },
+        step_timeout: units::parse_timeout(args.step_timeout.as_deref())
+            .context("--step-timeout")?,
         secrets: args
             .secret
             .iter()
@@ -316,7 +335,8 @@ fn network(mode: Option<&str>) -> Result<NetworkMode> {
         Some("host") => Ok(NetworkMode::Host),
         Some("none") => Ok(NetworkMode::None),
         Some(other) => Err(Usage(format!(
-            "--network `{other}`: default, host and none are known"
+            "--network `{other}`: default, host and none are known; what default means is said by \
+             --default-network"
         ))
         .into()),
     }

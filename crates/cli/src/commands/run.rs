@@ -20,6 +20,8 @@ use crate::{config, spec, units};
 const ENGINE_FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+/// 128 and the number of the signal that ended it.
+const KILLED: u8 = 137;
 const SIGNALS_FORWARDED: [i32; 7] = [
     libc_signal::HUP,
     libc_signal::INT,
@@ -72,6 +74,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
     match run {
         Some(RunError::NotFound { .. }) => NOT_FOUND,
         Some(RunError::NotExecutable { .. }) => NOT_EXECUTABLE,
+        Some(RunError::TimedOut { .. }) => KILLED,
         _ => ENGINE_FAILED,
     }
 }
@@ -120,6 +123,9 @@ fn start(global: &Global, args: RunArgs) -> Result<u8> {
     })?;
     for warning in &ended.warnings {
         crate::report::say(&format!("warning: {}: {}", warning.what, warning.why));
+    }
+    if ended.oom {
+        crate::report::say("out of memory: the kernel killed a process of the container");
     }
     Ok(u8::try_from(ended.docker_code() & 0xff).unwrap_or(ENGINE_FAILED))
 }
@@ -173,10 +179,9 @@ async fn image(
 }
 
 fn request(args: &RunArgs, command: &[String]) -> Result<ContainerRequest> {
-    let no_network = match args.network.as_str() {
-        "host" => false,
-        "none" => true,
-        other => return Err(Usage(format!("--network `{other}`: host and none are known")).into()),
+    let network = match args.network.as_str() {
+        "default" => None,
+        text => Some(text.parse().context("--network")?),
     };
     let mut env = Vec::new();
     for path in &args.env_file {
@@ -207,7 +212,8 @@ fn request(args: &RunArgs, command: &[String]) -> Result<ContainerRequest> {
             .iter()
             .map(|text| parse_tmpfs(text))
             .collect::<Result<_>>()?,
-        no_network,
+        network,
+        timeout: units::parse_timeout(args.timeout.as_deref()).context("--timeout")?,
         hostname: args.hostname.clone().unwrap_or_default(),
         extra_hosts: args
             .add_host

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_graph::{
@@ -12,7 +13,7 @@ use longshore_graph::{
 use longshore_layers::{Change, LayerIndex, Ownership, TreeView, diff_upper};
 use longshore_runner::{
     BindSource, Cancel, Ended, ExtraHost, Limits, MountSource, Network, ProcessIo, ProcessSpec,
-    Rlimit, Rootfs, Runner, Secret, Security, Stream,
+    Rlimit, Rootfs, RunError, Runner, Secret, Security, Stream,
 };
 use longshore_snapshot::{ActiveSnapshot, RootFs, Snapshotter as _, Stacking, View};
 use longshore_solver::{BoxError, LogStream, StepContext};
@@ -55,6 +56,26 @@ impl fmt::Display for CommandFailed {
 
 impl std::error::Error for CommandFailed {}
 
+/// A command took longer than it may.
+#[derive(Clone, Debug)]
+struct CommandTimedOut {
+    args: Vec<String>,
+    after: Duration,
+}
+
+impl fmt::Display for CommandTimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { args, after } = self;
+        let command = args.join(" ");
+        write!(
+            f,
+            "process {command:?} did not complete within {after:?} and was killed"
+        )
+    }
+}
+
+impl std::error::Error for CommandTimedOut {}
+
 /// What stays alive while the process runs.
 #[derive(Default)]
 struct Held {
@@ -88,7 +109,9 @@ pub(crate) async fn run(
         .ok_or("a step has no root")?;
     let mut root = prepare(executor, root_mount, inputs).await?;
     let mut held = Held::default();
-    let mut spec = specification(op, rootfs(root.active.rootfs()?))?;
+    let default_network = executor.engine.default_network();
+    let mut spec = specification(op, rootfs(root.active.rootfs()?), default_network)?;
+    spec.timeout = executor.step_timeout;
     for mount in &op.mounts[1..] {
         add_mount(executor, ctx, &mut spec, &mut held, mount, inputs).await?;
     }
@@ -159,7 +182,11 @@ fn rootfs(root: RootFs) -> Rootfs {
     }
 }
 
-fn specification(op: &Exec, rootfs: Rootfs) -> Result<ProcessSpec, BoxError> {
+fn specification(
+    op: &Exec,
+    rootfs: Rootfs,
+    default_network: Network,
+) -> Result<ProcessSpec, BoxError> {
     let mut env: BTreeMap<&str, &str> = BTreeMap::new();
     let mut order: Vec<&str> = Vec::new();
     // As in BuildKit, a proxy that is given to the build goes before the image's.
@@ -185,7 +212,8 @@ fn specification(op: &Exec, rootfs: Rootfs) -> Result<ProcessSpec, BoxError> {
     spec.extra_hosts = extra_hosts(&op.extra_hosts)?;
     spec.network = match op.network {
         NetworkMode::None => Network::None,
-        NetworkMode::Default | NetworkMode::Host => Network::Host,
+        NetworkMode::Default => default_network,
+        NetworkMode::Host => Network::Host,
     };
     spec.security = match op.security {
         SecurityMode::Sandbox => Security::Sandbox,
@@ -447,7 +475,13 @@ async fn process(
             running.await?
         }
     };
-    let status = ended.map_err(crate::EngineError::from)?;
+    let status = match ended {
+        Err(RunError::TimedOut { after }) => {
+            let args = op.args.clone();
+            return Err(Box::new(CommandTimedOut { args, after }));
+        }
+        other => other.map_err(crate::EngineError::from)?,
+    };
     for warning in &status.warnings {
         ctx.warn(format!("{}: {}", warning.what, warning.why));
     }

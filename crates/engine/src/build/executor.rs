@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -51,6 +52,8 @@ pub(crate) struct BuildExecutor {
     pub(crate) remotes: Arc<Remotes>,
     pub(crate) secrets: BTreeMap<String, SecretSource>,
     pub(crate) ssh_agents: BTreeMap<String, PathBuf>,
+    /// How long a step's process may run.
+    pub(crate) step_timeout: Option<Duration>,
     /// Vertices whose layers go into the result, and in which forms: made as soon as they can
     /// be.
     pub(crate) exported: HashMap<VertexId, Vec<EarlyExport>>,

@@ -293,6 +293,7 @@ impl Engine {
             remotes,
             secrets: request.secrets.clone(),
             ssh_agents: request.ssh_agents.clone(),
+            step_timeout: request.step_timeout,
             bases: Mutex::default(),
             mounts: MountImport::new(self, &readers, &progress),
             kept: (!request.cache_to.is_empty()).then(Mutex::default),

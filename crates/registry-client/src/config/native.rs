@@ -29,6 +29,8 @@ struct File {
     /// Not about registries: whoever has the file reads it.
     #[serde(default, rename = "gc")]
     _gc: IgnoredAny,
+    #[serde(default, rename = "network")]
+    _network: IgnoredAny,
 }
 
 #[derive(Deserialize)]

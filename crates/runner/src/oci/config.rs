@@ -14,7 +14,7 @@ use crate::capabilities;
 use crate::devices;
 use crate::plan::Plan;
 use crate::sandbox::{MASKED_PROC, MASKED_SYS, READONLY_PROC};
-use crate::spec::{Network, Rlimit, Security};
+use crate::spec::{Rlimit, Security};
 use crate::user::Identity;
 use crate::userns;
 
@@ -177,6 +177,7 @@ impl Container<'_> {
         Ok(linux)
     }
 
+    /// The network is the runtime's own: it is started in the one that the process gets.
     fn namespaces(&self) -> Result<Vec<LinuxNamespace>, OciSpecError> {
         let mut kinds = vec![
             LinuxNamespaceType::Pid,
@@ -184,9 +185,6 @@ impl Container<'_> {
             LinuxNamespaceType::Uts,
             LinuxNamespaceType::Mount,
         ];
-        if self.plan.network == Network::None {
-            kinds.push(LinuxNamespaceType::Network);
-        }
         if self.cgroup_namespace {
             kinds.push(LinuxNamespaceType::Cgroup);
         }
