@@ -177,3 +177,62 @@ COPY --from=a / /
     }
     assert_eq!(found.len(), expected.len());
 }
+
+/// A base image that is here as a blob alone, with a user in it.
+fn base_with_users(sandbox: &Sandbox) {
+    let users = "root:x:0:0::/:/bin/sh\nwww:x:33:50::/:/bin/sh\n";
+    let files = [
+        ("Dockerfile", "FROM scratch\nCOPY . /\n"),
+        ("etc/passwd", users),
+        ("etc/group", "root:x:0:\nstaff:x:51:\n"),
+        ("big", &"text\n".repeat(100_000)),
+    ];
+    sandbox.build("users:1", &files);
+    let archive = sandbox.path("users.tar");
+    let archive = archive.to_str().unwrap();
+    sandbox.ok(["save", "-o", archive, "users:1"]);
+    std::fs::remove_dir_all(sandbox.root()).unwrap();
+    sandbox.ok(["load", "-i", archive]);
+}
+
+/// The layers that were unpacked to a state root.
+fn unpacked(sandbox: &Sandbox) -> usize {
+    let folders = std::fs::read_dir(sandbox.root()).unwrap();
+    let folders = folders.map(|folder| folder.unwrap().path());
+    let is_snapshots = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("snapshots")
+    };
+    let each = folders.filter(is_snapshots);
+    each.map(|folder| std::fs::read_dir(folder).unwrap().count())
+        .sum()
+}
+
+#[test]
+fn what_only_reads_a_layer_unpacks_none() {
+    let sandbox = Sandbox::new();
+    base_with_users(&sandbox);
+    let files = [
+        (
+            "Dockerfile",
+            "FROM users:1\nCOPY --chown=www:staff f /f\nCOPY --chown=www f /g\n",
+        ),
+        ("f", "content"),
+    ];
+    // Twice: the second build has its own layers as blobs alone, too.
+    for _ in 0..2 {
+        sandbox.build("app:1", &files);
+        let exported = sandbox.exported(&files);
+        assert_eq!(exported.line("f"), "file 644 33:51 content");
+        assert!(exported.line("g").starts_with("file 644 33:"));
+        assert_eq!(exported.text("big").len(), 500_000);
+        assert_eq!(unpacked(&sandbox), 0);
+    }
+    let context = sandbox.fresh_context(&files);
+    let to = sandbox.path("local");
+    let output = format!("type=local,dest={}", to.display());
+    sandbox.ok(["build", "-o", &output, context.to_str().unwrap()]);
+    assert_eq!(std::fs::read(to.join("f")).unwrap(), b"content");
+    assert_eq!(std::fs::read(to.join("big")).unwrap().len(), 500_000);
+    assert_eq!(unpacked(&sandbox), 0);
+}

@@ -25,6 +25,7 @@ mod harness;
 mod images;
 mod instructions;
 mod interleavings;
+mod kept;
 mod kill;
 mod last_resolved;
 mod layer_form;

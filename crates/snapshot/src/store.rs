@@ -19,7 +19,8 @@
 //! What is on disk of a layer depends on who unpacked it: root of the machine (`snapshots`), root
 //! of a user namespace with its own ids (`snapshots-user`), or of one with a single id, to whom all
 //! files belong (`snapshots-own`); and where the kernel's marks cannot be made, on our own
-//! (`snapshots-copied…`). Each sees its own, and never another's.
+//! (`snapshots-copied…`). Root that may make no device files leaves them out of its layers
+//! (`…-without-devices`). Each sees its own, and never another's.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -53,6 +54,7 @@ pub struct OverlaySnapshots {
     boot: Boot,
     marks: OverlayMarks,
     owners: Owners,
+    devices: bool,
     stacking: Arc<OnceLock<(Stacking, Option<String>)>>,
     warm: Arc<Mutex<Vec<Warm>>>,
 }
@@ -117,16 +119,17 @@ impl OverlaySnapshots {
         builder.recursive(true).mode(0o700);
         builder.create(&root).at("create", &root)?;
         let marks = OverlayMarks::of_this_process(&root)?;
-        Self::open_with(root, marks, owners)
+        Self::open_with(root, marks, owners, makes_devices())
     }
 
     fn open_with(
         root: PathBuf,
         marks: OverlayMarks,
         owners: Owners,
+        devices: bool,
     ) -> Result<Self, SnapshotError> {
-        let snapshots = directory_of(marks, owners);
-        for directory in ["", snapshots, "work", "trash", "empty"] {
+        let snapshots = directory_of(marks, owners, devices);
+        for directory in ["", &snapshots, "work", "trash", "empty"] {
             let directory = root.join(directory);
             let mut builder = DirBuilder::new();
             builder
@@ -142,6 +145,7 @@ impl OverlaySnapshots {
             boot: Boot::current()?,
             marks,
             owners,
+            devices,
             stacking: Arc::default(),
             warm: Arc::default(),
         })
@@ -217,7 +221,7 @@ impl OverlaySnapshots {
     /// Whether layers can hold device nodes here.
     #[must_use]
     pub fn makes_devices(&self) -> bool {
-        makes_devices()
+        self.devices
     }
 
     /// Whom the files of this store's layers can belong to.
@@ -261,7 +265,8 @@ impl OverlaySnapshots {
     }
 
     fn directory(&self) -> PathBuf {
-        self.root.join(directory_of(self.marks, self.owners))
+        self.root
+            .join(directory_of(self.marks, self.owners, self.devices))
     }
 
     fn place(&self, id: &SnapshotId) -> PathBuf {
@@ -456,14 +461,19 @@ fn is_still_at(open: &File, path: &Path) -> Result<bool, SnapshotError> {
         .is_ok_and(|now| now.ino() == held.ino() && now.dev() == held.dev()))
 }
 
-fn directory_of(marks: OverlayMarks, owners: Owners) -> &'static str {
-    match (marks, owners) {
-        (OverlayMarks::Trusted, _) => "snapshots",
-        (OverlayMarks::User, Owners::All) => "snapshots-user",
-        (OverlayMarks::User, Owners::OwnOnly) => "snapshots-own",
-        (OverlayMarks::Own, Owners::All) if has_all_ids() => "snapshots-copied",
-        (OverlayMarks::Own, Owners::All) => "snapshots-copied-user",
-        (OverlayMarks::Own, Owners::OwnOnly) => "snapshots-copied-own",
+fn directory_of(marks: OverlayMarks, owners: Owners, devices: bool) -> String {
+    let (name, has_devices) = match (marks, owners) {
+        (OverlayMarks::Trusted, _) => ("snapshots", true),
+        (OverlayMarks::User, Owners::All) => ("snapshots-user", false),
+        (OverlayMarks::User, Owners::OwnOnly) => ("snapshots-own", false),
+        (OverlayMarks::Own, Owners::All) if has_all_ids() => ("snapshots-copied", true),
+        (OverlayMarks::Own, Owners::All) => ("snapshots-copied-user", false),
+        (OverlayMarks::Own, Owners::OwnOnly) => ("snapshots-copied-own", false),
+    };
+    match (has_devices, devices) {
+        (true, false) => format!("{name}-without-devices"),
+        (false, true) => format!("{name}-with-devices"),
+        _ => name.to_owned(),
     }
 }
 
@@ -528,11 +538,32 @@ mod tests {
                 count.set(count.get() + 1);
                 let root = temp.path().join(count.get().to_string());
                 let owners = Owners::of_this_process();
-                let store = OverlaySnapshots::open_with(root, OverlayMarks::Own, owners).unwrap();
+                let store =
+                    OverlaySnapshots::open_with(root, OverlayMarks::Own, owners, makes_devices());
+                let store = store.unwrap();
                 assert_eq!(store.stacking().unwrap().0, Stacking::Copy);
                 Box::new(store)
             },
             &crate::conformance::fill_directory,
         );
+    }
+
+    #[test]
+    fn who_makes_no_devices_sees_no_layer_of_who_does() {
+        let temp = tempfile::tempdir().unwrap();
+        let id = SnapshotId::new("layer".to_owned()).unwrap();
+        for marks in [OverlayMarks::Trusted, OverlayMarks::User, OverlayMarks::Own] {
+            for owners in [Owners::All, Owners::OwnOnly] {
+                let root = temp.path().join(format!("{marks:?}-{owners:?}"));
+                fs::create_dir(&root).unwrap();
+                let open = |devices| {
+                    OverlaySnapshots::open_with(root.clone(), marks, owners, devices).unwrap()
+                };
+                open(true).begin(&id).unwrap().commit().unwrap();
+                assert!(open(true).get(&id).unwrap().is_some());
+                let others = open(false).get(&id).unwrap();
+                assert!(others.is_none(), "{marks:?} {owners:?}");
+            }
+        }
     }
 }

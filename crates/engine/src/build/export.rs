@@ -421,7 +421,7 @@ impl Exporter<'_> {
         let store = self.engine.layers();
         let epoch_s = epoch_of(output, &result.lowered);
         let view = store.view_at(&result.layers, epoch_s).await?;
-        let content = StoredContent::open(store, &result.layers).await?;
+        let content = StoredContent::once(Arc::clone(store), result.layers.clone());
         spawn_blocking(move || {
             let mut changes =
                 changes_of_view(&view, &content).map_err(EngineError::layer("result"))?;

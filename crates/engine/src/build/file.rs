@@ -44,7 +44,7 @@ pub(crate) async fn run(
     };
     let epoch_s = executor.epoch_s;
     let view = executor.layers().view_at(&below, epoch_s).await?;
-    let base_content = StoredContent::lazy(Arc::clone(executor.layers()), below.clone());
+    let base_content = StoredContent::names(Arc::clone(executor.layers()), below.clone());
     let mut sources = Vec::with_capacity(inputs.len());
     for (at, input) in inputs.iter().enumerate() {
         sources.push(match is_copied_from(op, at) {

@@ -37,7 +37,7 @@ pub(crate) async fn squash(
             return Ok(result);
         }
         drop(known);
-        let content = StoredContent::lazy(Arc::clone(&store), layers);
+        let content = StoredContent::once(Arc::clone(&store), layers);
         let changes = squashed
             .changes(&content)
             .map_err(EngineError::layer("squashed"))?;

@@ -11,7 +11,6 @@ use longshore_layers::{
 };
 use longshore_oci::{Descriptor, DiffId, Digest, media_type};
 use longshore_registry_client::Client;
-use longshore_snapshot::Snapshotter as _;
 
 use super::{BlobPlace, CachedForm, Layer, LayerKey, LayerStore, RemoteBlob};
 use crate::{EngineError, LayerCompression};
@@ -334,7 +333,7 @@ impl LayerStore {
     pub(super) fn has_directory_only(&self, layer: &Layer) -> Result<bool, EngineError> {
         Ok(matches!(layer.key, LayerKey::Made(_))
             && self.stored_blob(layer)?.is_none()
-            && self.snapshots.get(&layer.key.snapshot_id())?.is_some())
+            && self.usable_snapshot(layer)?.is_some())
     }
 
     async fn write_from_files(

@@ -16,7 +16,6 @@ use longshore_layers::{
     clamp_tar, latest_time_of_tar, write_layer,
 };
 use longshore_oci::{DiffId, Digest, LayerId};
-use longshore_snapshot::Snapshotter as _;
 
 use super::{Layer, LayerBlob, LayerKey, LayerStore};
 use crate::{EngineError, LayerCompression};
@@ -130,7 +129,7 @@ impl LayerStore {
 
     /// Whether the layer's files are here, with the times that they had.
     fn has_files(&self, layer: &Layer) -> Result<bool, EngineError> {
-        Ok(layer.changes.is_some() || self.snapshots.get(&layer.key.snapshot_id())?.is_some())
+        Ok(layer.changes.is_some() || self.usable_snapshot(layer)?.is_some())
     }
 
     fn find_dated(

@@ -30,7 +30,9 @@ impl LayerStore {
     ) -> Result<SnapshotId, EngineError> {
         let id = layer.directory.get_or_try_init(|| async {
             let id = layer.key.snapshot_id();
-            if self.snapshots.get(&id)?.is_some() {
+            let (store, shared) = (Arc::clone(self), Arc::clone(layer));
+            let is_here = tokio::task::spawn_blocking(move || store.find_directory(&shared));
+            if is_here.await?? {
                 return Ok(id);
             }
             if layer.changes.is_some() {
@@ -233,10 +235,7 @@ impl LayerStore {
 
     /// The layer's directory, open.
     pub(crate) fn open_directory(&self, layer: &Layer) -> Result<Arc<OwnedFd>, EngineError> {
-        let snapshot = self
-            .snapshots
-            .get(&layer.key.snapshot_id())?
-            .ok_or_else(|| lost(layer))?;
+        let snapshot = self.usable_snapshot(layer)?.ok_or_else(|| lost(layer))?;
         Ok(Arc::new(snapshot.open()?))
     }
 }

@@ -12,9 +12,11 @@ use std::str::FromStr;
 
 use longshore_content::StateRoot;
 use longshore_layers::{ImageError, NoLowerLayers, OverlayAttributes, image_of_changes};
-use longshore_snapshot::{OverlaySnapshots, SnapshotError, tried_changes};
+use longshore_snapshot::{
+    OverlaySnapshots, Snapshot, SnapshotError, Snapshotter as _, tried_changes,
+};
 
-use super::LayerStore;
+use super::{Layer, LayerStore};
 use crate::EngineError;
 
 /// A smaller blob holds few files: to create them costs less than to mount them in each step.
@@ -86,16 +88,41 @@ impl LayerStore {
     }
 
     fn becomes_image(&self, is_large: bool) -> Result<bool, EngineError> {
-        let works = || {
-            self.images_work
-                .get_or_init(|| try_images(&self.snapshots))
-                .clone()
-        };
+        let works = || self.try_images().clone();
         match self.form {
             LayerForm::Directory => Ok(false),
             LayerForm::Auto => Ok(is_large && works().is_ok()),
             LayerForm::Erofs => works().map(|()| true).map_err(EngineError::NoLayerImages),
         }
+    }
+
+    fn try_images(&self) -> &Result<(), String> {
+        self.images_work.get_or_init(|| try_images(&self.snapshots))
+    }
+
+    /// The layer's directory, or its image where images can be mounted: the state root may have
+    /// one from another kernel.
+    pub(super) fn usable_snapshot(&self, layer: &Layer) -> Result<Option<Snapshot>, EngineError> {
+        let Some(found) = self.snapshots.get(&layer.key.snapshot_id())? else {
+            return Ok(None);
+        };
+        let is_usable = found.image_bytes()?.is_none() || self.try_images().is_ok();
+        Ok(is_usable.then_some(found))
+    }
+
+    /// Whether the layer's directory is here. An image that cannot be mounted makes room for one.
+    pub(super) fn find_directory(&self, layer: &Layer) -> Result<bool, EngineError> {
+        if self.usable_snapshot(layer)?.is_some() {
+            return Ok(true);
+        }
+        let id = layer.key.snapshot_id();
+        let found = self.snapshots.get(&id)?;
+        let is_image = found.map(|found| found.image_bytes()).transpose()?;
+        if is_image.flatten().is_some() && self.snapshots.remove(&id)? {
+            let layer = layer.key.text();
+            tracing::info!(layer, "deleted an image that cannot be mounted here");
+        }
+        Ok(false)
     }
 }
 
@@ -123,6 +150,11 @@ fn reason(error: &SnapshotError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use longshore_layers::{Change, Entry, EntryPath, FileContent, Kind, LayerIndex, Metadata};
+    use longshore_registry_client::{Client, ClientOptions};
+
     use super::*;
 
     #[test]
@@ -135,5 +167,48 @@ mod tests {
             "tar".parse::<LayerForm>().unwrap_err().to_string(),
             "unknown form of layers `tar` (auto, directory or erofs)"
         );
+    }
+
+    fn file(name: &str, content: &[u8]) -> Change {
+        let kind = Kind::File {
+            size: content.len() as u64,
+        };
+        Change {
+            entry: Entry {
+                path: EntryPath::new(name).unwrap(),
+                kind,
+                metadata: Metadata::default(),
+            },
+            content: FileContent::Inline(content.into()),
+        }
+    }
+
+    /// A store of a kernel that mounts no image.
+    fn store_without_images(root: &Path) -> Arc<LayerStore> {
+        let client = Client::new(ClientOptions::anonymous());
+        let snapshots = Arc::new(OverlaySnapshots::open(root).unwrap());
+        let root = StateRoot::open(root).unwrap();
+        let store = LayerStore::new(root, snapshots, client.clone(), client, LayerForm::Auto);
+        store.images_work.set(Err("no EROFS".to_owned())).unwrap();
+        Arc::new(store)
+    }
+
+    #[tokio::test]
+    async fn an_image_that_cannot_be_mounted_is_no_copy_of_its_layer() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = store_without_images(temp.path());
+        let changes = vec![file("f", b"content")];
+        let index = LayerIndex::of_changes(&changes).unwrap();
+        let layer = store.made(index, changes.clone());
+        let pending = store.snapshots.begin(&layer.key.snapshot_id()).unwrap();
+        let image = pending.create_image().unwrap();
+        image_of_changes(&changes, &image, store.overlay_attributes(), &NoLowerLayers).unwrap();
+        pending.commit().unwrap();
+        assert!(!store.is_stored(&layer).unwrap());
+        let id = store.directory(&layer, &[]).await.unwrap();
+        let directory = store.snapshots.get(&id).unwrap().unwrap();
+        assert_eq!(directory.image_bytes().unwrap(), None);
+        assert!(store.is_stored(&layer).unwrap());
+        assert!(store.open_directory(&layer).is_ok());
     }
 }

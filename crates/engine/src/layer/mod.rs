@@ -14,6 +14,7 @@
 //! its place in the image's chain, because what its entries mean can depend on the layers
 //! below it (parents that its archive leaves out).
 
+mod archive;
 mod blob;
 mod dated;
 mod directory;
@@ -32,6 +33,7 @@ use longshore_snapshot::SnapshotId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
+pub(crate) use archive::LayerArchive;
 pub(crate) use blob::LayerBlob;
 pub(crate) use dated::{BlobForm, Dating, Epoch};
 pub use form::{LayerForm, UnknownLayerForm, try_layer_images};

@@ -10,7 +10,7 @@ use longshore_content::layers::LayerRecord;
 use longshore_layers::{Change, LayerIndex};
 use longshore_oci::{ChainId, DiffId, LayerId};
 use longshore_registry_client::Client;
-use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
+use longshore_snapshot::OverlaySnapshots;
 
 use super::{Layer, LayerForm, LayerKey, RemoteBlob};
 use crate::EngineError;
@@ -201,8 +201,8 @@ impl LayerStore {
 
     /// Whether the layer will be found here by a later build.
     pub(crate) fn is_stored(&self, layer: &Layer) -> Result<bool, EngineError> {
-        Ok(self.snapshots.get(&layer.key.snapshot_id())?.is_some()
-            || self.stored_blob(layer)?.is_some())
+        // Whether an image can be mounted takes longer to tell than whether a blob is there.
+        Ok(self.stored_blob(layer)?.is_some() || self.usable_snapshot(layer)?.is_some())
     }
 }
 

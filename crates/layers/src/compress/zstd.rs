@@ -166,8 +166,8 @@ impl<W: Write> ParallelZstd<W> {
     }
 }
 
-/// Half the work of the library's own parameters for this level, for layers that are no larger:
-/// tables that stay in the processor's cache find a little less; repeats that are farther away,
+/// A third less work than the library's own parameters for this level, and no larger layers: tables
+/// that stay in the processor's cache find a little less; repeats that are farther away,
 /// which only the search for long ones sees, make up for it.
 fn set_usual_parameters(encoder: &mut Encoder<'_>) -> io::Result<()> {
     // The window that every reader has to have (RFC 8878, section 3.1.1.1.2).
