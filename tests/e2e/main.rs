@@ -28,6 +28,7 @@ mod interleavings;
 mod kill;
 mod last_resolved;
 mod layer_form;
+mod lock;
 mod networks;
 mod oci_runtime;
 mod output_options;

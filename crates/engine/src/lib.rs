@@ -25,6 +25,8 @@ mod image;
 mod import;
 mod layer;
 mod layout;
+mod lend;
+mod lock_file;
 mod progress;
 mod remote;
 mod request;
@@ -37,11 +39,11 @@ mod upload;
 pub use annotation::{Annotation, AnnotationLevel};
 pub use build::{
     BuildError, BuildOutcome, CacheMode, CachePlace, CacheSource, CacheTarget, CommandFailed,
-    Loaded as LoadedDockerfile, SOURCE_DATE_EPOCH,
+    LayerSteps, Loaded as LoadedDockerfile, MadeStep, SOURCE_DATE_EPOCH, SeenInputs,
 };
 pub use builds::{
-    BuildHistory, BuildInputs, BuildRecord, BuildStatus, HistoryLimits, RecordedBuild, StepOutcome,
-    StepRecord,
+    BuildHistory, BuildInputs, BuildRecord, BuildStatus, HistoryLimits, Invocation, RecordedBuild,
+    StepOutcome, StepRecord,
 };
 pub use container::{ContainerRequest, ContainerVolume};
 pub use engine::{
@@ -52,6 +54,7 @@ pub use error::{DiffIdMismatch, EngineError, ErrorClass};
 pub use image::{PlatformImage, StoredImage};
 pub use import::ImportRequest;
 pub use layer::{LayerForm, UnknownLayerForm, try_layer_images};
+pub use lock_file::{LockError, LockRefresh, LockUse, PinnedName, Pins, Relocked};
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};
 pub use longshore_layers::context::ModePolicy;
 pub use longshore_runner::Resource;

@@ -9,6 +9,7 @@ pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;
+pub(crate) mod lock;
 pub(crate) mod login;
 pub(crate) mod prune;
 pub(crate) mod pull;
