@@ -45,4 +45,5 @@ mod sources;
 mod space;
 mod ssh;
 mod terminal;
+mod verify;
 mod view;

@@ -16,7 +16,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use longshore_engine::LayerForm;
 use longshore_runner::{Isolation, Network};
 
-pub(crate) use self::dockerfile::{BuildArgs, InputArgs, LockArgs, ResultArgs, SurroundingArgs};
+pub(crate) use self::dockerfile::{
+    BuildArgs, InputArgs, LockArgs, ResultArgs, SurroundingArgs, VerifyArgs,
+};
 use crate::identity::Identity;
 
 /// Builds OCI images from Dockerfiles, serves them as a registry, pushes, pulls and runs them.
@@ -113,6 +115,12 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// Write down what the images, repositories and URLs of a Dockerfile stand for
     Lock(Box<LockArgs>),
+    /// Build twice, or build an image again, and name what differs
+    ///
+    /// A directory or URL is built twice, cold, with its flags. Any other name is an image of the
+    /// local store, which is built again as it was. Exits with 0 where the images are equal, with
+    /// 1 where they differ, with 3 where that cannot be told.
+    Verify(Box<VerifyArgs>),
     /// Make an image from a root file system's tar
     Import(ImportArgs),
     /// List images

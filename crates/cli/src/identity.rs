@@ -100,6 +100,7 @@ fn uses_layers(command: &Command) -> bool {
     match command {
         Command::Build(_)
         | Command::Lock(_)
+        | Command::Verify(_)
         | Command::Import(_)
         | Command::Images(_)
         | Command::Inspect(_)

@@ -35,6 +35,7 @@ mod text;
 mod transfer;
 mod tree;
 mod upload;
+mod verify;
 
 pub use annotation::{Annotation, AnnotationLevel};
 pub use build::{
@@ -66,3 +67,7 @@ pub use request::{
 };
 pub use space::{CacheKind, CacheSpace, PruneRequest, Pruned, PrunedItem, Space, SpaceLimits};
 pub use transfer::Pulled;
+pub use verify::{
+    Comparison, FieldDifference, FileDifference, How, ImageOf, LayerDifference, PlatformDifference,
+    Side, compare,
+};

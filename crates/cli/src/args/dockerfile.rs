@@ -1,4 +1,4 @@
-//! The flags of what reads a Dockerfile: `build` and `lock`.
+//! The flags of what reads a Dockerfile: `build`, `lock` and `verify`.
 
 use std::path::PathBuf;
 
@@ -127,6 +127,83 @@ pub(crate) struct SurroundingArgs {
     /// Allow what is otherwise refused: network.host, security.insecure
     #[arg(long, value_delimiter = ',', value_name = "ENTITLEMENT")]
     pub(crate) allow: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) sandboxing: Sandboxing,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) result: ResultArgs,
+    #[command(flatten)]
+    pub(crate) surroundings: SurroundingArgs,
+    /// Take images, repositories and URLs for what the lock file says
+    #[arg(long)]
+    pub(crate) locked: bool,
+    /// How the result is shown: text or json
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    pub(crate) format: String,
+    /// How progress is shown
+    #[arg(long, value_enum, env = "BUILDKIT_PROGRESS", default_value = "auto")]
+    pub(crate) progress: ProgressMode,
+}
+
+impl VerifyArgs {
+    /// The first flag that says how to build, by name.
+    pub(crate) fn build_flag(&self) -> Option<&'static str> {
+        let Self {
+            input,
+            result,
+            surroundings,
+            locked,
+            ..
+        } = self;
+        let given = [
+            ("--file", input.file.is_some()),
+            ("--target", input.target.is_some()),
+            ("--build-arg", !input.build_arg.is_empty()),
+            ("--build-context", !input.build_context.is_empty()),
+            ("--platform", !input.platform.is_empty()),
+            ("--secret", !input.secret.is_empty()),
+            ("--ssh", !input.ssh.is_empty()),
+            (
+                "--context-modes",
+                result.context_modes != ContextModes::Host,
+            ),
+            ("--reproducible", result.reproducible),
+            ("--no-reproducible", result.no_reproducible),
+            ("--label", !result.label.is_empty()),
+            ("--annotation", !result.annotation.is_empty()),
+            ("--squash", result.squash),
+            ("--locked", *locked),
+        ];
+        let given = given.into_iter().chain(surroundings.given());
+        let mut given = given.filter_map(|(name, is_given)| is_given.then_some(name));
+        given.next()
+    }
+}
+
+impl SurroundingArgs {
+    fn given(&self) -> [(&'static str, bool); 11] {
+        [
+            ("--network", self.network.is_some()),
+            ("--add-host", !self.add_host.is_empty()),
+            ("--shm-size", self.shm_size.is_some()),
+            ("--ulimit", !self.ulimit.is_empty()),
+            ("--cgroup-parent", self.cgroup_parent.is_some()),
+            ("--memory", self.memory.is_some()),
+            ("--cpu-quota", self.cpu_quota.is_some()),
+            ("--cpu-period", self.cpu_period.is_some()),
+            ("--cpu-shares", self.cpu_shares.is_some()),
+            (
+                "--cpuset-cpus or --cpuset-mems",
+                self.cpuset_cpus.is_some() || self.cpuset_mems.is_some(),
+            ),
+            ("--allow", !self.allow.is_empty()),
+        ]
+    }
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod tag;
 pub(crate) mod transfer;
+pub(crate) mod verify;
 pub(crate) mod version;
 pub(crate) mod ways;
 pub(crate) mod why;
