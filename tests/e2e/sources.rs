@@ -7,4 +7,4 @@ mod contexts;
 mod git;
 mod http;
 pub(crate) mod repository;
-mod web;
+pub(crate) mod web;

@@ -99,6 +99,8 @@ pub(crate) fn assume(cli: &mut Cli) -> Result<()> {
 fn uses_layers(command: &Command) -> bool {
     match command {
         Command::Build(_)
+        | Command::Lock(_)
+        | Command::Verify(_)
         | Command::Import(_)
         | Command::Images(_)
         | Command::Inspect(_)

@@ -55,6 +55,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let global = cli.global;
     match cli.command {
         Command::Build(args) => commands::build::run(&global, *args),
+        Command::Lock(args) => commands::lock::run(&global, *args),
+        Command::Verify(args) => commands::verify::run(&global, *args),
         Command::Import(args) => commands::import::run(&global, args),
         Command::Images(args) => commands::images::run(&global, &args),
         Command::Inspect(args) => commands::inspect::run(&global, &args),

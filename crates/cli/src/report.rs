@@ -107,6 +107,15 @@ pub(crate) fn build_failure(error: &BuildError, tail: impl Fn(&str) -> Vec<Strin
             excerpt(dockerfile, *lines);
             engine_class(error)
         }
+        BuildError::Locked {
+            dockerfile,
+            lines,
+            error,
+        } => {
+            say(&format!("error: {}", error_chain(&**error)));
+            excerpt(dockerfile, *lines);
+            Exit::Failed
+        }
         BuildError::Canceled => {
             say("canceled");
             Exit::Code(130)

@@ -186,6 +186,11 @@ pub(crate) fn parse_place(text: &str) -> Result<ContextSpec> {
     })
 }
 
+/// Whether a context is on another machine.
+pub(crate) fn is_remote(text: &str) -> bool {
+    is_git(text) || text.starts_with("http://") || text.starts_with("https://")
+}
+
 /// Whether a context is a git repository's URL, by Docker's rules.
 fn is_git(text: &str) -> bool {
     let scheme = ["git://", "ssh://", "git@", "git+", "github.com/"];

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::image::{ImageStore, PlatformImage, StoredImage};
 use crate::layer::{LayerForm, LayerStore};
 use crate::transfer::{self, Pulled};
 use crate::upload::Uploads;
-use crate::{EngineError, SpaceLimits, layer};
+use crate::{EngineError, SpaceLimits, layer, lend};
 
 /// What an engine is made of.
 #[derive(Clone, Debug)]
@@ -67,6 +67,10 @@ struct Inner {
     runner: OnceLock<Chosen>,
     /// Where the steps of all builds of this process run, in turns.
     places: Places,
+    /// What it was made of, for another one beside it.
+    options: EngineOptions,
+    /// Who has images that are not here.
+    lender: Option<StateRoot>,
 }
 
 /// What runs processes, found out when the first one is to be run.
@@ -148,6 +152,35 @@ impl Engine {
     /// # Errors
     /// When the root cannot be used.
     pub fn open(options: EngineOptions) -> Result<Self, EngineError> {
+        Self::open_with(options, None)
+    }
+
+    /// An engine on a state root of its own in `folder`, that has nothing but what this one's
+    /// images lend it.
+    ///
+    /// # Errors
+    /// When the root cannot be made.
+    pub fn open_cold(&self, folder: &Path) -> Result<Self, EngineError> {
+        let options = EngineOptions {
+            root: folder.to_owned(),
+            ..self.0.options.clone()
+        };
+        Self::open_with(options, Some(self.0.root.clone()))
+    }
+
+    /// A directory for a while, below the state root: gone when dropped, or with the next opening
+    /// of the root after this process was killed.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn scratch(&self) -> Result<tempfile::TempDir, EngineError> {
+        let parent = self.0.root.tmp_dir();
+        let made = tempfile::Builder::new().prefix("cold-").tempdir_in(parent);
+        made.map_err(EngineError::io("make a directory below", parent))
+    }
+
+    fn open_with(options: EngineOptions, lender: Option<StateRoot>) -> Result<Self, EngineError> {
+        let kept = options.clone();
         let root = StateRoot::open(&options.root)?;
         // Without namespaces there is nothing to mount in.
         let snapshots = Arc::new(match options.sandbox.isolation {
@@ -175,12 +208,31 @@ impl Engine {
             builds: AtomicUsize::new(0),
             runner: OnceLock::new(),
             places: Places::default(),
+            options: kept,
+            lender,
         })))
     }
 
     /// The state root.
     pub fn root(&self) -> &StateRoot {
         &self.0.root
+    }
+
+    /// Whether another root lends its images.
+    pub(crate) fn borrows_images(&self) -> bool {
+        self.0.lender.is_some()
+    }
+
+    /// Copies an image here, where there is another root that lends it.
+    pub(crate) fn borrow_image(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<(), EngineError> {
+        match &self.0.lender {
+            Some(lender) => lend::borrow(lender, &self.0.root, reference, platform),
+            None => Ok(()),
+        }
     }
 
     /// What the build cache may take.

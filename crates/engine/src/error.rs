@@ -146,6 +146,9 @@ pub enum EngineError {
     /// A process could not be run.
     #[error(transparent)]
     Run(#[from] longshore_runner::RunError),
+    /// A lock file does not hold.
+    #[error(transparent)]
+    Lock(Box<crate::LockError>),
     /// A build cache failed that the build was asked to insist on.
     #[error("build cache: {0}")]
     Cache(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -204,6 +207,10 @@ impl EngineError {
                 ErrorClass::Environment
             }
             Self::Remote(error) => error.class(),
+            Self::Lock(error) => match &**error {
+                crate::LockError::Gone { source, .. } => source.class(),
+                _ => ErrorClass::User,
+            },
             Self::Cache(_) => ErrorClass::Upstream,
             Self::TaskLost(_) => ErrorClass::Internal,
             _ => ErrorClass::User,
@@ -230,6 +237,12 @@ impl EngineError {
             layer,
             source: Box::new(source),
         }
+    }
+}
+
+impl From<crate::LockError> for EngineError {
+    fn from(error: crate::LockError) -> Self {
+        Self::Lock(Box::new(error))
     }
 }
 

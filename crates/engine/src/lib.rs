@@ -25,6 +25,8 @@ mod image;
 mod import;
 mod layer;
 mod layout;
+mod lend;
+mod lock_file;
 mod progress;
 mod remote;
 mod request;
@@ -33,15 +35,16 @@ mod text;
 mod transfer;
 mod tree;
 mod upload;
+mod verify;
 
 pub use annotation::{Annotation, AnnotationLevel};
 pub use build::{
     BuildError, BuildOutcome, CacheMode, CachePlace, CacheSource, CacheTarget, CommandFailed,
-    Loaded as LoadedDockerfile, SOURCE_DATE_EPOCH,
+    LayerSteps, Loaded as LoadedDockerfile, MadeStep, SOURCE_DATE_EPOCH, SeenInputs,
 };
 pub use builds::{
-    BuildHistory, BuildInputs, BuildRecord, BuildStatus, HistoryLimits, RecordedBuild, StepOutcome,
-    StepRecord,
+    BuildHistory, BuildInputs, BuildRecord, BuildStatus, HistoryLimits, Invocation, RecordedBuild,
+    StepOutcome, StepRecord,
 };
 pub use container::{ContainerRequest, ContainerVolume};
 pub use engine::{
@@ -52,6 +55,7 @@ pub use error::{DiffIdMismatch, EngineError, ErrorClass};
 pub use image::{PlatformImage, StoredImage};
 pub use import::ImportRequest;
 pub use layer::{LayerForm, UnknownLayerForm, try_layer_images};
+pub use lock_file::{LockError, LockRefresh, LockUse, PinnedName, Pins, Relocked};
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};
 pub use longshore_layers::context::ModePolicy;
 pub use longshore_runner::Resource;
@@ -63,3 +67,7 @@ pub use request::{
 };
 pub use space::{CacheKind, CacheSpace, PruneRequest, Pruned, PrunedItem, Space, SpaceLimits};
 pub use transfer::Pulled;
+pub use verify::{
+    Comparison, FieldDifference, FileDifference, How, ImageOf, LayerDifference, PlatformDifference,
+    Side, compare,
+};

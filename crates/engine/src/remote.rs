@@ -29,6 +29,7 @@ use longshore_graph::Source;
 use longshore_solver::StepContext;
 use tokio::sync::OnceCell;
 
+pub(crate) use commit::{is_reference, is_whole_hash};
 pub use error::RemoteError;
 pub(crate) use http::HttpContext;
 pub(crate) use mirror::{mirrors, remove_mirror};
@@ -37,6 +38,7 @@ pub(crate) use work_tree::commit_time;
 use self::checkout::Checkout;
 use self::commit::Commit;
 use self::download::Download;
+use crate::lock_file::Held;
 use crate::{BuildRequest, Engine, EngineError, SecretSource};
 
 /// The sources of one build.
@@ -50,6 +52,8 @@ pub(crate) struct Remotes {
     checkouts: Memo<Checkout>,
     /// The URL of the main context, where it is an archive.
     context_archive: OnceLock<String>,
+    /// What everything but the main context is held to: that is fetched before its lock is read.
+    held: OnceLock<Arc<Held>>,
 }
 
 impl fmt::Debug for Remotes {
@@ -70,6 +74,32 @@ impl Remotes {
             commits: Memo::default(),
             checkouts: Memo::default(),
             context_archive: OnceLock::new(),
+            held: OnceLock::new(),
+        }
+    }
+
+    /// Holds what is asked for from now on to a lock.
+    pub(crate) fn hold(&self, held: Arc<Held>) {
+        // A build has one lock.
+        let _ = self.held.set(held);
+    }
+
+    /// What a source's name stands for, looked up; a directory and an image have none here.
+    pub(crate) async fn look_up(&self, source: &Source) -> Result<(), EngineError> {
+        match source {
+            Source::Git(git) => drop(self.pin_git(git).await?),
+            Source::Http(http) => drop(self.pin_http(http, None).await?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// That a source's name is in the lock, where there is one to be held to.
+    pub(crate) fn is_locked(&self, source: &Source) -> Result<(), EngineError> {
+        match source {
+            Source::Git(git) => self.is_commit_locked(git),
+            Source::Http(http) => self.expected(http).map(|_| ()),
+            _ => Ok(()),
         }
     }
 

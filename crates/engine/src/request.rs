@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// The largest secret: BuildKit's limit.
 const SECRET_BYTES_MAX: u64 = 500 * 1024;
 
-use crate::{Annotation, CacheSource, CacheTarget, HistoryLimits};
+use crate::{Annotation, CacheSource, CacheTarget, HistoryLimits, Invocation, LockUse};
 
 /// A build: where its files are, what is made of them and where that goes.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct BuildRequest {
     pub commit_epoch: CommitEpoch,
     /// The Dockerfile.
     pub dockerfile: DockerfileSpec,
+    /// What is done with the lock file beside it.
+    pub lock: LockUse,
     /// Further contexts by name.
     pub named_contexts: BTreeMap<String, ContextSpec>,
     /// The stage to build; `None` is the last.
@@ -75,6 +77,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<CacheSource>,
     /// Where the records of this build go.
     pub cache_to: Vec<CacheTarget>,
+    /// How the build was asked for, to be kept in the history.
+    pub invocation: Option<Invocation>,
     /// How much of the history of builds is kept.
     pub history: HistoryLimits,
 }

@@ -89,5 +89,5 @@ pub use options::{
 };
 pub use outline::{Outline, OutlineArg, OutlineMount, Target, Targets, targets};
 pub use paths::WindowsPathError;
-pub use requests::{CheckReport, check, lower, outline};
+pub use requests::{CheckReport, check, lower, outline, survey};
 pub use resolve::{ImageResolver, ResolveError, ResolvedImage};

@@ -34,7 +34,7 @@ pub(crate) struct Build<'a> {
     pub(crate) options: &'a BuildOptions,
     pub(crate) resolver: &'a dyn ImageResolver,
     pub(crate) multi_platform: bool,
-    /// Every stage is lowered, wanted or not: for checks alone.
+    /// Every stage is lowered, wanted or not: for checks and surveys alone.
     pub(crate) all_stages: bool,
 }
 

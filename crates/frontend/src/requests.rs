@@ -2,6 +2,7 @@
 
 use longshore_dockerfile::Parsed;
 use longshore_dockerfile::diagnostic::Diagnostic;
+use longshore_graph::Graph;
 use longshore_oci::Platform;
 
 use crate::arguments::parse_truth;
@@ -53,6 +54,27 @@ pub async fn lower(
         multi_platform: build.multi_platform,
         diagnostics: diagnostics.unwrap_or_default(),
     })
+}
+
+/// What a target stands on, or all stages if none is asked for, whatever a build would need of
+/// it: a graph of all that they name.
+///
+/// # Errors
+/// As for [`lower`].
+pub async fn survey(
+    parsed: &Parsed,
+    options: &BuildOptions,
+    resolver: &dyn ImageResolver,
+) -> Result<Graph, LowerError> {
+    let build = prepare(parsed, options, resolver, options.target.is_none())?;
+    let mut shared = Shared::default();
+    for platform in requested_platforms(options) {
+        let mut lowering = Lowering::new(&build, &mut shared, platform);
+        if let Err(error) = lowering.run().await {
+            return Err(with_diagnostics(error, &lowering));
+        }
+    }
+    Ok(shared.graph.finish())
 }
 
 /// Runs the build checks on a target, or on all stages if none is asked for.

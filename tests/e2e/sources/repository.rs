@@ -86,7 +86,7 @@ impl Repository {
 
 /// Gives away every repository below a folder: `http://…/NAME.git`, as `git http-backend`
 /// does. `secret` is the `Authorization` that is asked for.
-pub(super) fn smart_http(root: &Path, secret: Option<&'static str>) -> Web {
+pub(crate) fn smart_http(root: &Path, secret: Option<&'static str>) -> Web {
     let root = root.to_owned();
     Web::serve(move |request| {
         if let Some(secret) = secret
@@ -99,7 +99,7 @@ pub(super) fn smart_http(root: &Path, secret: Option<&'static str>) -> Web {
 }
 
 /// One call of `git http-backend`.
-pub(super) fn backend(root: &Path, request: &Request) -> Answer {
+pub(crate) fn backend(root: &Path, request: &Request) -> Answer {
     use std::io::Write as _;
     let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
     let path = path.replacen(".git/", "/.git/", 1);
@@ -145,7 +145,7 @@ pub(super) fn backend(root: &Path, request: &Request) -> Answer {
 }
 
 /// Gives away the files below a folder, as the simplest of servers does.
-pub(super) fn files(root: &Path) -> Web {
+pub(crate) fn files(root: &Path) -> Web {
     let root = root.to_owned();
     Web::serve(move |request| {
         let path = request.path.split('?').next().unwrap();
@@ -155,13 +155,13 @@ pub(super) fn files(root: &Path) -> Web {
 }
 
 /// `git daemon`; stopped when dropped.
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
-    pub(super) address: String,
+    pub(crate) address: String,
 }
 
 impl Daemon {
-    pub(super) fn start(root: &Path) -> Self {
+    pub(crate) fn start(root: &Path) -> Self {
         let address = free_address();
         let (host, port) = address.split_once(':').unwrap();
         let child = Command::new(format!("{}/git-daemon", exec_path()))

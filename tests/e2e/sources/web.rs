@@ -8,30 +8,30 @@ use std::sync::{Arc, Mutex};
 
 /// What was asked.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
-    pub(super) method: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
     /// With its query.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// By name in lower case.
-    pub(super) headers: BTreeMap<String, String>,
-    pub(super) body: Vec<u8>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What is answered.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// End the connection after half of the body.
-    pub(super) cut: bool,
+    pub(crate) cut: bool,
     /// Do not say how long the body is: it ends with the connection.
-    pub(super) lengthless: bool,
+    pub(crate) lengthless: bool,
 }
 
 impl Answer {
     /// A file.
-    pub(super) fn file(body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn file(body: impl Into<Vec<u8>>) -> Self {
         Self {
             status: 200,
             headers: Vec::new(),
@@ -42,7 +42,7 @@ impl Answer {
     }
 
     /// A status alone.
-    pub(super) fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self {
             status,
             ..Self::file("")
@@ -50,13 +50,13 @@ impl Answer {
     }
 
     /// A redirect.
-    pub(super) fn redirect(location: impl Into<String>) -> Self {
+    pub(crate) fn redirect(location: impl Into<String>) -> Self {
         Self::status(302).with("Location", location)
     }
 
     /// One more header.
     #[must_use]
-    pub(super) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
@@ -65,8 +65,8 @@ impl Answer {
 type Handler = dyn Fn(&Request) -> Answer + Send + Sync;
 
 /// A server on loopback; stopped when dropped.
-pub(super) struct Web {
-    pub(super) address: String,
+pub(crate) struct Web {
+    pub(crate) address: String,
     asked: Arc<Mutex<Vec<Request>>>,
     handler: Arc<Mutex<Arc<Handler>>>,
     stopped: Arc<AtomicBool>,
@@ -74,7 +74,7 @@ pub(super) struct Web {
 
 impl Web {
     /// Answers as `handler` says.
-    pub(super) fn serve(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) fn serve(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let web = Self {
             address: listener.local_addr().unwrap().to_string(),
@@ -97,22 +97,22 @@ impl Web {
     }
 
     /// The same answer for everything.
-    pub(super) fn of(answer: Answer) -> Self {
+    pub(crate) fn of(answer: Answer) -> Self {
         Self::serve(move |_| answer.clone())
     }
 
     /// Answers otherwise from now on.
-    pub(super) fn now(&self, handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
+    pub(crate) fn now(&self, handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
         *self.handler.lock().unwrap() = Arc::new(handler);
     }
 
     /// A URL on this server.
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// What was asked since this was last called.
-    pub(super) fn asked(&self) -> Vec<Request> {
+    pub(crate) fn asked(&self) -> Vec<Request> {
         std::mem::take(&mut *self.asked.lock().unwrap())
     }
 }

@@ -9,14 +9,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use longshore_engine::{
     Annotation, BuildError, BuildOutcome, BuildRequest, CommitEpoch, ContextSpec, DockerfileSpec,
-    HistoryLimits, ModePolicy, NetworkMode, OutputKind, OutputSpec, Resources, SOURCE_DATE_EPOCH,
+    Entitlements, HistoryLimits, Invocation, LockUse, ModePolicy, NetworkMode, OutputKind,
+    OutputSpec, Resources, SOURCE_DATE_EPOCH,
 };
 use longshore_oci::Reference;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::call;
-use crate::args::{BuildArgs, ContextModes, Global, ProgressMode};
+use crate::args::{
+    BuildArgs, ContextModes, Global, InputArgs, ProgressMode, ResultArgs, SurroundingArgs,
+};
 use crate::exit::Exit;
 use crate::output::parse_output;
 use crate::progress::Progress;
@@ -99,7 +102,11 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
 }
 
 /// Says once how processes are isolated, where that is not as well as can be.
-fn say_isolation(global: &Global, engine: &longshore_engine::Engine, quiet: bool) -> Result<()> {
+pub(super) fn say_isolation(
+    global: &Global,
+    engine: &longshore_engine::Engine,
+    quiet: bool,
+) -> Result<()> {
     let (isolation, why) = engine.isolation()?;
     let only_own_id = global.identity.only_own_id();
     let only_own_id = only_own_id.map(|why| format!("with the user's own id alone: {why}"));
@@ -122,7 +129,7 @@ async fn end_after(time: Duration, timed_out: CancellationToken, cancel: Cancell
 }
 
 /// Waits for Ctrl-C or a request to end.
-async fn interruption() -> std::io::Result<()> {
+pub(super) async fn interruption() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -197,13 +204,105 @@ fn environment(name: &str) -> Option<String> {
 }
 
 /// What is built, from the flags, the environment and standard input.
-fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Result<BuildRequest> {
+pub(super) fn request(
+    args: &BuildArgs,
+    stdin: &mut Option<tempfile::NamedTempFile>,
+) -> Result<BuildRequest> {
+    let mut request = input(&args.input, stdin)?;
+    set_result(&args.result, &mut request)?;
+    set_surroundings(&args.surroundings, &mut request)?;
+    request.lock = match (args.lock.lock, args.lock.locked) {
+        (true, _) => LockUse::Write,
+        (false, true) => LockUse::Hold,
+        (false, false) => LockUse::Ignore,
+    };
+    request.no_cache = args.no_cache;
+    request.no_cache_filter.clone_from(&args.no_cache_filter);
+    request.pull = args.pull;
+    request.outputs = outputs(args)?;
+    request.tags = args
+        .tag
+        .iter()
+        .map(|tag| spec::parse_reference(tag).context("--tag"))
+        .collect::<Result<Vec<Reference>>>()?;
+    request.jobs = args.jobs.unwrap_or(JOBS_DEFAULT);
+    for text in &args.cache_from {
+        request.cache_from.extend(cache::parse_from(text)?);
+    }
+    request.cache_to = args
+        .cache_to
+        .iter()
+        .map(|text| cache::parse_to(text))
+        .collect::<Result<_>>()?;
+    request.history = HistoryLimits {
+        builds: args.history.history_builds,
+        bytes: units::parse_bytes(&args.history.history_bytes).context("--history-bytes")?,
+    };
+    request.invocation = invocation();
+    Ok(request)
+}
+
+/// The words of this command, where they are text and the working directory is there.
+fn invocation() -> Option<Invocation> {
+    let words: Option<Vec<String>> = std::env::args_os()
+        .map(|word| word.into_string().ok())
+        .collect();
+    Some(Invocation::new(std::env::current_dir().ok()?, &words?))
+}
+
+/// What the image is to be like.
+pub(super) fn set_result(args: &ResultArgs, request: &mut BuildRequest) -> Result<()> {
+    set_epoch(args, &mut request.build_args)?;
+    request.context_modes = match args.context_modes {
+        ContextModes::Host => ModePolicy::Host,
+        ContextModes::Git => ModePolicy::Git,
+    };
+    request.commit_epoch = match (args.reproducible, args.no_reproducible) {
+        (true, _) => CommitEpoch::Asked,
+        (_, true) => CommitEpoch::Ignored,
+        _ => CommitEpoch::Found,
+    };
+    request.labels = pairs(&args.label, "--label")?;
+    request.annotations = annotations(&args.annotation)?;
+    request.squash = args.squash;
+    Ok(())
+}
+
+/// What steps run in.
+pub(super) fn set_surroundings(args: &SurroundingArgs, request: &mut BuildRequest) -> Result<()> {
+    request.network = network(args.network.as_deref())?;
+    request.extra_hosts = args
+        .add_host
+        .iter()
+        .map(|text| spec::parse_host(text))
+        .collect::<Result<_>>()?;
+    request.shm_size_bytes = args
+        .shm_size
+        .as_deref()
+        .map(units::parse_bytes)
+        .transpose()
+        .context("--shm-size")?;
+    request.ulimits = args
+        .ulimit
+        .iter()
+        .map(|text| spec::parse_ulimit(text))
+        .collect::<Result<_>>()?;
+    request.resources = resources(args)?;
+    request.cgroup_parent = args.cgroup_parent.clone().unwrap_or_default();
+    request.step_timeout =
+        units::parse_timeout(args.step_timeout.as_deref()).context("--step-timeout")?;
+    request.entitlements = spec::parse_entitlements(&args.allow)?;
+    // Asking for it on the command line is allowing it.
+    request.entitlements.network_host |= args.network.as_deref() == Some("host");
+    Ok(())
+}
+
+/// What is read, with nothing said of how it is built and where that goes.
+pub(super) fn input(
+    args: &InputArgs,
+    stdin: &mut Option<tempfile::NamedTempFile>,
+) -> Result<BuildRequest> {
     let (context, dockerfile) = places(args, stdin)?;
-    let mut build_args: BTreeMap<String, String> =
-        spec::pairs_or_environment(&args.build_arg, "--build-arg", environment)?
-            .into_iter()
-            .collect();
-    set_epoch(args, &mut build_args)?;
     let mut named_contexts = BTreeMap::new();
     for text in &args.build_context {
         let (name, place) = spec::split_pair(text, "--build-context")?;
@@ -212,93 +311,55 @@ fn request(args: &BuildArgs, stdin: &mut Option<tempfile::NamedTempFile>) -> Res
             spec::parse_place(place).with_context(|| format!("--build-context `{text}`"))?,
         );
     }
-    let tags = args
-        .tag
-        .iter()
-        .map(|tag| spec::parse_reference(tag).context("--tag"))
-        .collect::<Result<Vec<Reference>>>()?;
-    let mut cache_from = Vec::new();
-    for text in &args.cache_from {
-        cache_from.extend(cache::parse_from(text)?);
-    }
     Ok(BuildRequest {
         context,
-        context_modes: match args.context_modes {
-            ContextModes::Host => ModePolicy::Host,
-            ContextModes::Git => ModePolicy::Git,
-        },
-        commit_epoch: match (args.reproducible, args.no_reproducible) {
-            (true, _) => CommitEpoch::Asked,
-            (_, true) => CommitEpoch::Ignored,
-            _ => CommitEpoch::Found,
-        },
+        context_modes: ModePolicy::Host,
+        commit_epoch: CommitEpoch::Found,
         dockerfile,
+        lock: LockUse::Ignore,
         named_contexts,
         target: args.target.clone(),
-        build_args,
-        labels: pairs(&args.label, "--label")?,
+        build_args: spec::pairs_or_environment(&args.build_arg, "--build-arg", environment)?
+            .into_iter()
+            .collect(),
+        labels: BTreeMap::new(),
         platforms: args
             .platform
             .iter()
             .map(|text| text.parse().with_context(|| format!("--platform `{text}`")))
             .collect::<Result<_>>()?,
-        no_cache: args.no_cache,
-        no_cache_filter: args.no_cache_filter.clone(),
-        pull: args.pull,
-        network: network(args.network.as_deref())?,
-        extra_hosts: args
-            .add_host
-            .iter()
-            .map(|text| spec::parse_host(text))
-            .collect::<Result<_>>()?,
-        shm_size_bytes: args
-            .shm_size
-            .as_deref()
-            .map(units::parse_bytes)
-            .transpose()
-            .context("--shm-size")?,
-        ulimits: args
-            .ulimit
-            .iter()
-            .map(|text| spec::parse_ulimit(text))
-            .collect::<Result<_>>()?,
-        resources: resources(args)?,
-        cgroup_parent: args.cgroup_parent.clone().unwrap_or_default(),
-        entitlements: {
-            let mut allowed = spec::parse_entitlements(&args.allow)?;
-            // Asking for it on the command line is allowing it.
-            allowed.network_host |= args.network.as_deref() == Some("host");
-            allowed
-        },
-        step_timeout: units::parse_timeout(args.step_timeout.as_deref())
-            .context("--step-timeout")?,
+        no_cache: false,
+        no_cache_filter: Vec::new(),
+        pull: false,
+        network: NetworkMode::Default,
+        extra_hosts: Vec::new(),
+        shm_size_bytes: None,
+        ulimits: Vec::new(),
+        resources: Resources::default(),
+        cgroup_parent: String::new(),
+        entitlements: Entitlements::default(),
+        step_timeout: None,
         secrets: args
             .secret
             .iter()
             .map(|text| spec::parse_secret(text, environment))
             .collect::<Result<_>>()?,
         ssh_agents: ssh_agents(&args.ssh)?,
-        outputs: outputs(args)?,
-        tags,
-        annotations: annotations(&args.annotation)?,
-        squash: args.squash,
-        jobs: args.jobs.unwrap_or(JOBS_DEFAULT),
-        cache_from,
-        cache_to: args
-            .cache_to
-            .iter()
-            .map(|text| cache::parse_to(text))
-            .collect::<Result<_>>()?,
-        history: HistoryLimits {
-            builds: args.history.history_builds,
-            bytes: units::parse_bytes(&args.history.history_bytes).context("--history-bytes")?,
-        },
+        outputs: Vec::new(),
+        tags: Vec::new(),
+        annotations: Vec::new(),
+        squash: false,
+        jobs: JOBS_DEFAULT,
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
+        invocation: None,
+        history: HistoryLimits::default(),
     })
 }
 
 /// The time of what is new comes from a build argument, else from the environment, unless the
 /// clock is asked for.
-fn set_epoch(args: &BuildArgs, build_args: &mut BTreeMap<String, String>) -> Result<()> {
+fn set_epoch(args: &ResultArgs, build_args: &mut BTreeMap<String, String>) -> Result<()> {
     let name = SOURCE_DATE_EPOCH.to_owned();
     if !args.no_reproducible {
         if let Some(epoch) = environment(SOURCE_DATE_EPOCH) {
@@ -342,7 +403,7 @@ fn network(mode: Option<&str>) -> Result<NetworkMode> {
     }
 }
 
-fn resources(args: &BuildArgs) -> Result<Resources> {
+fn resources(args: &SurroundingArgs) -> Result<Resources> {
     let memory = args
         .memory
         .as_deref()
@@ -420,7 +481,7 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>> {
 
 /// Where the context and the Dockerfile are.
 fn places(
-    args: &BuildArgs,
+    args: &InputArgs,
     stdin: &mut Option<tempfile::NamedTempFile>,
 ) -> Result<(ContextSpec, DockerfileSpec)> {
     let context = args
@@ -457,7 +518,7 @@ fn places(
 
 /// An archive is a context; anything else is a Dockerfile without one.
 fn from_stdin(
-    args: &BuildArgs,
+    args: &InputArgs,
     stdin: &mut Option<tempfile::NamedTempFile>,
 ) -> Result<(ContextSpec, DockerfileSpec)> {
     let mut file = tempfile::NamedTempFile::new().context("standard input")?;

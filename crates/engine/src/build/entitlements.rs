@@ -34,7 +34,7 @@ pub(super) fn check(
                     "{name} is not allowed: --allow {name}"
                 ))),
             };
-            return Err(step_error(dockerfile, graph, error));
+            return Err(step_error(dockerfile, lowered, error));
         }
     }
     Ok(())

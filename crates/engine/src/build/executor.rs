@@ -1,6 +1,6 @@
 //! Does what the vertices of a build graph say.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,6 +77,8 @@ pub(crate) struct BuildExecutor {
     pub(crate) held: Mutex<HashSet<LayerId>>,
     /// Holds the limits of the state root's space.
     pub(crate) space: Arc<SpaceKeeper>,
+    /// Digests of what was taken from the client's directories, by their names.
+    pub(crate) seen: Mutex<BTreeMap<String, BTreeSet<String>>>,
 }
 
 /// Where an image's manifest came from.
@@ -298,7 +300,14 @@ impl Executor for BuildExecutor {
             Source::Scratch => "scratch".to_owned(),
             Source::Local(local) => {
                 let tree = self.local(ctx, local).await?;
-                return select::digest_of_context(tree, selection.clone()).await;
+                let digest = select::digest_of_context(tree, selection.clone()).await?;
+                self.seen
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .entry(local.name.clone())
+                    .or_default()
+                    .insert(digest.to_string());
+                return Ok(digest);
             }
             Source::Image(_) | Source::OciLayout(_) => {
                 let layers = self.as_layers(&self.source(ctx, source).await?).await?;

@@ -24,6 +24,7 @@ use tokio::task::spawn_blocking;
 use super::executor::LocalDirectory;
 use super::main_context::{Place, whole_git_url};
 use crate::context::ignore_patterns;
+use crate::lock_file::LockPlace;
 use crate::remote::{Remotes, commit_time};
 use crate::{BuildRequest, ContextSpec, Engine, EngineError};
 
@@ -48,6 +49,8 @@ pub(super) struct Inputs {
     ignore: Option<Matcher>,
     /// Holds what was unpacked; removed with the build.
     pub(super) place: Place,
+    /// The lock file of the Dockerfile.
+    pub(super) lock: LockPlace,
 }
 
 impl Inputs {
@@ -91,6 +94,7 @@ impl Inputs {
             dockerfile_name: dockerfile.name,
             locals,
             main: place.source(),
+            lock: dockerfile.lock,
             named,
             ignore,
             place,

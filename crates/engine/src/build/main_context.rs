@@ -17,6 +17,7 @@ use tokio::task::spawn_blocking;
 
 use super::inputs::{CONTEXT, not_a_main_context, unpack_archive};
 use crate::files::{read_beneath, read_regular};
+use crate::lock_file::{LOCK_BYTES_MAX, LockPlace, beside};
 use crate::remote::{HttpContext, Remotes};
 use crate::{BuildRequest, ContextSpec, DockerfileSpec, Engine, EngineError};
 
@@ -77,6 +78,7 @@ pub(super) struct DockerfileText {
     pub(super) name: String,
     /// Where it is a file of this machine.
     pub(super) path: Option<PathBuf>,
+    pub(super) lock: LockPlace,
 }
 
 impl Place {
@@ -131,6 +133,17 @@ impl Place {
         }
     }
 
+    /// What identifies a context on another machine; it was looked up before.
+    pub(super) async fn identity(&self, remotes: &Remotes) -> Result<Option<String>, EngineError> {
+        match self {
+            Self::Git { source, .. } => remotes.pin_git(source).await.map(Some),
+            Self::HttpArchive { source, .. } | Self::HttpText { source, .. } => {
+                remotes.pin_http(source, None).await.map(Some)
+            }
+            Self::Nothing | Self::Directory(_) | Self::Unpacked(_) => Ok(None),
+        }
+    }
+
     /// The directory of this machine that it is.
     pub(super) fn directory(&self) -> Option<&Path> {
         match self {
@@ -147,6 +160,7 @@ impl Place {
                 bytes: bytes.clone(),
                 name: "-".to_owned(),
                 path: None,
+                lock: LockPlace::Nowhere("-".to_owned(), "it is no file"),
             }),
             DockerfileSpec::File(path) => from_file(path.clone(), path.display().to_string()),
             DockerfileSpec::InContext(name) => self.dockerfile_in(name),
@@ -173,6 +187,7 @@ impl Place {
                 let name = redacted_url(&source.url);
                 Ok(DockerfileText {
                     bytes: text.clone(),
+                    lock: LockPlace::Nowhere(name.clone(), "it is no file of this machine"),
                     name,
                     path: None,
                 })
@@ -214,6 +229,7 @@ fn from_file(path: PathBuf, name: String) -> Result<DockerfileText, EngineError>
     Ok(DockerfileText {
         bytes,
         name,
+        lock: LockPlace::File(beside(&path)),
         path: Some(path),
     })
 }
@@ -242,7 +258,21 @@ fn beneath(root: BorrowedFd<'_>, name: &str) -> Result<DockerfileText, EngineErr
         bytes,
         name: shown_name(Path::new(name), name),
         path: None,
+        lock: lock_beneath(root, name)?,
     })
+}
+
+/// The lock file of a context that cannot be written to.
+fn lock_beneath(root: BorrowedFd<'_>, dockerfile: &str) -> Result<LockPlace, EngineError> {
+    let path = beside(Path::new(dockerfile));
+    let name = path.display().to_string();
+    match read_beneath(root, &path, LOCK_BYTES_MAX) {
+        Ok(bytes) => Ok(LockPlace::InContext(name, Some(bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(LockPlace::InContext(name, None))
+        }
+        Err(error) => Err(EngineError::io("read", path)(error)),
+    }
 }
 
 fn shown_name(path: &Path, otherwise: &str) -> String {

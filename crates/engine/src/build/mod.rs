@@ -14,7 +14,10 @@ mod export;
 mod file;
 mod inputs;
 mod last_resolved;
+mod lines;
+mod lock;
 mod locks;
+mod made;
 mod main_context;
 mod remote_cache;
 mod resolver;
@@ -30,7 +33,9 @@ use std::time::Duration;
 
 use longshore_dockerfile::diagnostic::Diagnostic;
 use longshore_dockerfile::{Parsed, parse_bytes};
-use longshore_frontend::{BuildOptions, CheckReport, LowerError, Outline, Problem, Targets};
+use longshore_frontend::{
+    BuildOptions, CheckReport, LowerError, Lowered, Outline, Problem, Targets,
+};
 use longshore_graph::{Graph, Input, Op, VertexId};
 use longshore_oci::Descriptor;
 use longshore_solver::{CacheTiers, EventSink, Limits, SolveError, SolveRequest, Solver};
@@ -40,6 +45,7 @@ pub(crate) use assemble::{ImageLayer, assemble};
 pub(crate) use cache_mount::CacheMounts;
 pub use exec::CommandFailed;
 pub(crate) use locks::{LockedFile, sweep as sweep_locks};
+pub use made::{LayerSteps, MadeStep, SeenInputs};
 pub(crate) use remote_cache::cache_client;
 pub use remote_cache::{CacheMode, CachePlace, CacheSource, CacheTarget};
 
@@ -50,11 +56,12 @@ use self::remote_cache::{MountImport, Reader};
 use self::resolver::Resolver;
 use self::work::Work;
 use crate::builds::{BuildHistory, Recording};
+use crate::lock_file::{Held, LockPlace};
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::remote::Remotes;
 use crate::space::SpaceKeeper;
 use crate::tree::Tree;
-use crate::{BuildRequest, Engine, EngineError};
+use crate::{BuildRequest, Engine, EngineError, LockError, LockUse};
 
 pub(crate) use exec::{extra_hosts, rlimit};
 
@@ -86,6 +93,10 @@ pub struct BuildOutcome {
     pub warnings: Vec<Diagnostic>,
     /// The Dockerfile, to show the warnings in.
     pub dockerfile: Arc<Loaded>,
+    /// Which steps made the layers.
+    pub layers: Vec<LayerSteps>,
+    /// What was read.
+    pub inputs: SeenInputs,
 }
 
 /// Why a build failed.
@@ -117,6 +128,15 @@ pub enum BuildError {
         /// Why.
         error: SolveError,
     },
+    /// An input is not what the lock file says, or not in it.
+    Locked {
+        /// The Dockerfile.
+        dockerfile: Arc<Loaded>,
+        /// The lines that name it.
+        lines: Option<(u32, u32)>,
+        /// Why.
+        error: Box<LockError>,
+    },
     /// Something else failed.
     Engine(EngineError),
     /// It was asked to stop.
@@ -132,6 +152,7 @@ impl fmt::Display for BuildError {
             },
             Self::Lower { error, .. } => write!(f, "{error}"),
             Self::Step { error, .. } => write!(f, "{error}"),
+            Self::Locked { error, .. } => write!(f, "{error}"),
             Self::Engine(error) => write!(f, "{error}"),
             Self::Canceled => f.write_str("the build was canceled"),
         }
@@ -143,6 +164,7 @@ impl std::error::Error for BuildError {
         match self {
             Self::Lower { error, .. } => Some(error),
             Self::Step { error, .. } => std::error::Error::source(error),
+            Self::Locked { error, .. } => Some(error),
             Self::Engine(error) => Some(error),
             Self::Dockerfile { .. } | Self::Canceled => None,
         }
@@ -175,6 +197,7 @@ struct Prepared {
     options: BuildOptions,
     dockerfile: Arc<Loaded>,
     resolver: Resolver,
+    held: Arc<Held>,
 }
 
 impl Engine {
@@ -241,7 +264,7 @@ impl Engine {
         space: &Arc<SpaceKeeper>,
     ) -> Result<BuildOutcome, BuildError> {
         let prepared = tokio::select! {
-            prepared = self.prepare(request, &progress) => prepared?,
+            prepared = self.prepare_build(request, &progress) => prepared?,
             () = cancel.cancelled() => return Err(BuildError::Canceled),
         };
         let Prepared {
@@ -249,6 +272,7 @@ impl Engine {
             options,
             dockerfile,
             resolver,
+            held,
         } = prepared;
         if dockerfile.parsed.has_errors() {
             let errors = dockerfile.parsed.errors().cloned().collect();
@@ -264,6 +288,7 @@ impl Engine {
             () = cancel.cancelled() => return Err(BuildError::Canceled),
         };
         let mut lowered = lowered.map_err(|error| lower_error(&dockerfile, error))?;
+        lock::hold_sources(&dockerfile, &lowered, &resolver.remotes)?;
         export::check(request, &lowered)?;
         entitlements::check(request.entitlements, &dockerfile, &lowered)?;
         let commit_time_s = tokio::select! {
@@ -300,6 +325,7 @@ impl Engine {
             trusts_caches: AtomicBool::new(true),
             held: Mutex::default(),
             space: Arc::clone(space),
+            seen: Mutex::default(),
         });
         let work = Work {
             engine: self,
@@ -319,12 +345,19 @@ impl Engine {
         // What a build that failed was still sending is of no use.
         executor.early.stop();
         let exported = done?;
+        if request.lock == LockUse::Write {
+            let remotes = &executor.remotes;
+            lock::write_lock(&inputs.lock, &lowered.graph, remotes, &held).await?;
+        }
+        let elsewhere = inputs.place.identity(&executor.remotes).await?;
         let outcome = BuildOutcome {
             image: exported
                 .as_ref()
                 .map(|exported| exported.descriptor.clone()),
             config: exported.and_then(|exported| exported.config),
+            layers: made::layer_steps(&lowered, request.squash),
             warnings: lowered.diagnostics,
+            inputs: made::seen_inputs(&dockerfile, &executor, &held, elsewhere),
             dockerfile: Arc::clone(&dockerfile),
         };
         Ok(outcome)
@@ -339,7 +372,7 @@ impl Engine {
         request: &BuildRequest,
         progress: Arc<dyn ProgressSink>,
     ) -> Result<(Arc<Loaded>, CheckReport), BuildError> {
-        let prepared = self.prepare(request, &progress).await?;
+        let prepared = self.prepare_build(request, &progress).await?;
         let report = longshore_frontend::check(
             &prepared.dockerfile.parsed,
             &prepared.options,
@@ -358,7 +391,7 @@ impl Engine {
         request: &BuildRequest,
         progress: Arc<dyn ProgressSink>,
     ) -> Result<Outline, BuildError> {
-        let prepared = self.prepare(request, &progress).await?;
+        let prepared = self.prepare_build(request, &progress).await?;
         longshore_frontend::outline(
             &prepared.dockerfile.parsed,
             &prepared.options,
@@ -377,15 +410,25 @@ impl Engine {
         request: &BuildRequest,
         progress: Arc<dyn ProgressSink>,
     ) -> Result<Targets, BuildError> {
-        let prepared = self.prepare(request, &progress).await?;
+        let prepared = self.prepare_build(request, &progress).await?;
         longshore_frontend::targets(&prepared.dockerfile.parsed)
             .map_err(|error| lower_error(&prepared.dockerfile, error))
+    }
+
+    async fn prepare_build(
+        &self,
+        request: &BuildRequest,
+        progress: &Arc<dyn ProgressSink>,
+    ) -> Result<Prepared, BuildError> {
+        let hold = |place: &LockPlace| lock::held_for(&request.lock, place);
+        self.prepare(request, progress, hold).await
     }
 
     async fn prepare(
         &self,
         request: &BuildRequest,
         progress: &Arc<dyn ProgressSink>,
+        hold: impl FnOnce(&LockPlace) -> Result<Held, EngineError>,
     ) -> Result<Prepared, BuildError> {
         let lease = Arc::new(self.root().leases().start("build", LEASE));
         let remotes = Arc::new(Remotes::new(self.clone(), request, Arc::clone(&lease)));
@@ -394,12 +437,16 @@ impl Engine {
             name: inputs.dockerfile_name.clone(),
             parsed: parse_bytes(&inputs.dockerfile),
         });
+        let held = Arc::new(hold(&inputs.lock)?);
+        lock::hold_syntax(&dockerfile, &held)?;
+        remotes.hold(Arc::clone(&held));
         let resolver = Resolver {
             engine: self.clone(),
             found: Arc::new(Mutex::new(HashMap::new())),
             lease,
             commit_time: inputs.commit_time(self, &remotes),
             remotes,
+            held: Arc::clone(&held),
             progress: Arc::clone(progress),
         };
         let options = inputs.options(request)?;
@@ -408,6 +455,7 @@ impl Engine {
             options,
             dockerfile,
             resolver,
+            held,
         })
     }
 
@@ -446,16 +494,16 @@ impl Engine {
         });
         solved.await.map_err(|error| match error {
             SolveError::Canceled => BuildError::Canceled,
-            error => step_error(dockerfile, &graph, error),
+            error => step_error(dockerfile, lowered, error),
         })
     }
 }
 
-fn step_error(dockerfile: &Arc<Loaded>, graph: &Graph, error: SolveError) -> BuildError {
-    let vertex = error.vertex().map(|id| graph.vertex(id));
+fn step_error(dockerfile: &Arc<Loaded>, lowered: &Lowered, error: SolveError) -> BuildError {
+    let vertex = error.vertex().map(|id| lowered.graph.vertex(id));
     BuildError::Step {
         dockerfile: Arc::clone(dockerfile),
-        lines: vertex.and_then(|vertex| vertex.meta.lines),
+        lines: error.vertex().and_then(|id| lines::lines_of(lowered, id)),
         name: vertex
             .map(|vertex| vertex.meta.name.clone())
             .unwrap_or_default(),

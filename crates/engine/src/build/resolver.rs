@@ -14,6 +14,7 @@ use super::executor::ResolvedSource;
 use super::inputs::{CONTEXT, CommitTime};
 use super::last_resolved;
 use crate::image::{ImageStore, PlatformImage, parse_config};
+use crate::lock_file::Held;
 use crate::progress::{ProgressEvent, ProgressSink};
 use crate::remote::Remotes;
 use crate::transfer::Resolved;
@@ -27,6 +28,7 @@ pub(crate) struct Resolver {
     pub(crate) remotes: Arc<Remotes>,
     pub(crate) progress: Arc<dyn ProgressSink>,
     pub(crate) commit_time: CommitTime,
+    pub(crate) held: Arc<Held>,
 }
 
 impl Resolver {
@@ -181,39 +183,50 @@ impl ImageResolver for Resolver {
         platform: &Platform,
         mode: ImageResolveMode,
     ) -> Result<ResolvedImage, ResolveError> {
-        if mode != ImageResolveMode::ForcePull
-            && let Some((top, image)) = self.local(reference, platform).await?
-        {
-            self.remember(&image.descriptor, reference)?;
-            return Ok(ResolvedImage {
-                reference: reference.clone(),
-                digest: Some(top),
-                manifest: Some(image.descriptor.digest),
-                config: image.config,
-            });
-        }
-        Ok(self.remote(reference, platform, mode).await?)
+        let Some(digest) = self.held.image(reference)? else {
+            let found = self.find(reference, platform, mode).await?;
+            if let Some(digest) = found.digest {
+                self.held.found_image(reference, digest);
+            }
+            return Ok(found);
+        };
+        self.held.found_image(reference, digest);
+        // What a digest names is the same everywhere.
+        let mode = ImageResolveMode::PreferLocal;
+        let found = self
+            .find(&reference.with_digest(digest), platform, mode)
+            .await;
+        let found = found.map_err(|error| match error {
+            EngineError::Registry(error) if !error.is_unavailable() => {
+                let (name, value) = (reference.familiar(), digest.to_string());
+                let gone = self
+                    .held
+                    .gone("image", name, value, EngineError::Registry(error));
+                EngineError::from(gone)
+            }
+            other => other,
+        })?;
+        Ok(ResolvedImage {
+            reference: reference.clone(),
+            ..found
+        })
     }
 
     async fn resolve_layout(
         &self,
         source: &OciLayoutSource,
     ) -> Result<ResolvedImage, ResolveError> {
-        let (root, source) = (self.engine.root().clone(), source.clone());
-        let platform = source.platform.clone();
-        let found = spawn_blocking(move || {
-            let directory = Path::new(&source.directory);
-            crate::layout::take(&root, directory, &source.reference, &platform)
-        });
-        let (top, image) = found.await??;
-        let reference: Reference = crate::layout::REFERENCE.parse()?;
-        self.remember(&image.descriptor, &reference)?;
-        Ok(ResolvedImage {
+        let OciLayoutSource {
+            directory,
             reference,
-            digest: Some(top),
-            manifest: Some(image.descriptor.digest),
-            config: image.config,
-        })
+            ..
+        } = source;
+        let held = self.held.layout(directory, reference)?;
+        let found = self.find_layout(source, held).await?;
+        if let Some(digest) = found.digest {
+            self.held.found_layout(directory, reference, digest);
+        }
+        Ok(found)
     }
 
     async fn source_time(&self, source: &Source) -> Result<Option<i64>, ResolveError> {
@@ -221,5 +234,64 @@ impl ImageResolver for Resolver {
             Source::Local(local) if local.name == CONTEXT => Ok(self.commit_time.clone().await),
             source => Ok(self.remotes.time_of(source).await?),
         }
+    }
+}
+
+impl Resolver {
+    /// Takes the image from another root, where one lends it.
+    async fn borrow(&self, reference: &Reference, platform: &Platform) -> Result<(), EngineError> {
+        if !self.engine.borrows_images() {
+            return Ok(());
+        }
+        let engine = self.engine.clone();
+        let (reference, platform) = (reference.clone(), platform.clone());
+        spawn_blocking(move || engine.borrow_image(&reference, &platform)).await?
+    }
+
+    async fn find(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        mode: ImageResolveMode,
+    ) -> Result<ResolvedImage, EngineError> {
+        if mode != ImageResolveMode::ForcePull {
+            self.borrow(reference, platform).await?;
+            if let Some((top, image)) = self.local(reference, platform).await? {
+                self.remember(&image.descriptor, reference)?;
+                return Ok(ResolvedImage {
+                    reference: reference.clone(),
+                    digest: Some(top),
+                    manifest: Some(image.descriptor.digest),
+                    config: image.config,
+                });
+            }
+        }
+        self.remote(reference, platform, mode).await
+    }
+
+    /// The layout's image; the one of a digest, where that is known.
+    async fn find_layout(
+        &self,
+        source: &OciLayoutSource,
+        held: Option<Digest>,
+    ) -> Result<ResolvedImage, EngineError> {
+        let (root, source) = (self.engine.root().clone(), source.clone());
+        let platform = source.platform.clone();
+        let found = spawn_blocking(move || {
+            let directory = Path::new(&source.directory);
+            let wanted = held.map_or(source.reference, |digest| digest.to_string());
+            crate::layout::take(&root, directory, &wanted, &platform)
+        });
+        let (top, image) = found.await??;
+        let reference: Reference = crate::layout::REFERENCE
+            .parse()
+            .expect("a constant reference");
+        self.remember(&image.descriptor, &reference)?;
+        Ok(ResolvedImage {
+            reference,
+            digest: Some(top),
+            manifest: Some(image.descriptor.digest),
+            config: image.config,
+        })
     }
 }

@@ -23,7 +23,7 @@ use longshore_content::StateRoot;
 use longshore_content::builds::Build;
 
 pub use read::RecordedBuild;
-pub use record::{BuildInputs, BuildRecord, BuildStatus, StepOutcome, StepRecord};
+pub use record::{BuildInputs, BuildRecord, BuildStatus, Invocation, StepOutcome, StepRecord};
 pub(crate) use recording::Recording;
 
 use crate::EngineError;

@@ -1,6 +1,6 @@
 //! Reads the history of a build.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -117,6 +117,51 @@ impl RecordedBuild {
             }
         }
         Ok(())
+    }
+}
+
+impl RecordedBuild {
+    /// The files that the steps of two builds took from their inputs and that differ, where the
+    /// caches of both still know them. Steps are the same where their names are.
+    ///
+    /// # Errors
+    /// When a store fails.
+    pub fn changed_files(&self, other: &Self) -> Result<BTreeSet<String>, EngineError> {
+        let (ours, theirs) = (self.taken_files()?, other.taken_files()?);
+        let mut changed = BTreeSet::new();
+        for (step, files) in &ours {
+            let Some(others) = theirs.get(step) else {
+                continue;
+            };
+            let names = files.keys().chain(others.keys());
+            let differing = names.filter(|name| files.get(*name) != others.get(*name));
+            changed.extend(differing.cloned());
+        }
+        Ok(changed)
+    }
+
+    /// For each step by its name, the files that it took and their digests.
+    fn taken_files(&self) -> Result<BTreeMap<String, BTreeMap<String, u64>>, EngineError> {
+        let records = self.history.root.cache_records();
+        let mut taken = BTreeMap::new();
+        for step in self.steps()? {
+            let Some(key) = step.key else { continue };
+            let Some(row) = records.get(&key.0)? else {
+                continue;
+            };
+            // What cannot be read is not known.
+            let Ok(record) = CacheRecord::from_bytes(&row.record) else {
+                continue;
+            };
+            let entries = record
+                .trace
+                .paths
+                .into_iter()
+                .flat_map(|paths| paths.entries);
+            let files = entries.map(|entry| (entry.path, entry.mark));
+            taken.insert(step.name, files.collect());
+        }
+        Ok(taken)
     }
 }
 

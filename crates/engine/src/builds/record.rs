@@ -1,13 +1,14 @@
 //! What is kept of a build.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use longshore_graph::{redacted, redacted_url};
 use longshore_oci::{Descriptor, Digest};
 use longshore_solver::{CacheKey, HitKey, KeyFields, MissReason, Origin};
 use serde::{Deserialize, Serialize};
 
-use crate::{BuildRequest, ContextSpec, DockerfileSpec, OutputSpec};
+use crate::{BuildRequest, ContextSpec, DockerfileSpec, OutputSpec, SeenInputs};
 
 /// A build, without its steps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,12 +24,61 @@ pub struct BuildRecord {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// How it was asked for, where the front door says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invocation: Option<Invocation>,
+    /// What it read, where it came to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<SeenInputs>,
     /// The image's manifest or index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Descriptor>,
     /// The image's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Digest>,
+}
+
+/// The words that asked for a build, for who wants to ask again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invocation {
+    /// The directory that relative paths are of.
+    pub directory: PathBuf,
+    /// The words, passwords in URLs left out.
+    pub words: Vec<String>,
+    /// Whether a password was left out.
+    pub is_redacted: bool,
+}
+
+impl Invocation {
+    /// As it was typed in `directory`.
+    pub fn new(directory: PathBuf, words: &[String]) -> Self {
+        let kept: Vec<String> = words.iter().map(|word| kept_word(word)).collect();
+        Self {
+            directory,
+            is_redacted: kept != words,
+            words: kept,
+        }
+    }
+}
+
+/// A word as it is kept: of `NAME=VALUE` the value as that of a build argument is.
+fn kept_word(word: &str) -> String {
+    let (flag, rest) = match word
+        .strip_prefix("--")
+        .and_then(|word| word.split_once('='))
+    {
+        Some((flag, rest)) => (format!("--{flag}="), rest),
+        None => (String::new(), word),
+    };
+    let kept = match rest.split_once('=') {
+        Some((name, value)) => {
+            let argument = (name.to_owned(), value.to_owned());
+            let (name, value) = kept_argument((&argument.0, &argument.1));
+            format!("{name}={value}")
+        }
+        None => redacted_url(rest),
+    };
+    flag + &kept
 }
 
 /// What a build was made of. Secrets are named, never their values.
@@ -149,6 +199,8 @@ impl BuildRecord {
             outputs: request.outputs.iter().map(output_text).collect(),
             status: BuildStatus::Running,
             error: None,
+            invocation: request.invocation.clone(),
+            seen: None,
             image: None,
             config: None,
         }
@@ -227,6 +279,26 @@ fn kept_argument((name, value): (&String, &String)) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_kept_without_passwords_and_say_so() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let plain = words("longshore build --build-arg A=1 -t x --target=b .");
+        let kept = Invocation::new("/".into(), &plain);
+        assert!(kept.words == plain && !kept.is_redacted);
+        for secret in [
+            "build https://u:secret@h/x.git",
+            "build --build-arg URL=https://u:secret@h/x .",
+            "build --build-arg=HTTP_PROXY=secret .",
+            "build --build-arg http_proxy=secret .",
+        ] {
+            let kept = Invocation::new("/".into(), &words(secret));
+            assert!(
+                kept.is_redacted && !kept.words.join(" ").contains("secret"),
+                "{kept:?}"
+            );
+        }
+    }
 
     #[test]
     fn no_argument_is_kept_with_a_password() {

@@ -131,6 +131,7 @@ impl Recording {
             Ok(outcome) => {
                 record.status = BuildStatus::Done;
                 record.image.clone_from(&outcome.image);
+                record.seen = Some(outcome.inputs.clone());
                 record.config = outcome.config.as_ref().map(|config| config.digest);
             }
             Err(BuildError::Canceled) => record.status = BuildStatus::Canceled,

@@ -19,13 +19,14 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps}
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-use super::commit::{Commit, identity, keeps_git_dir, subdirectory};
+use super::commit::{Commit, identity, is_whole_hash, keeps_git_dir, subdirectory};
 use super::git::{Call, EVERY_PROTOCOL, Git};
 use super::mirror::Mirror;
 use super::record::{self, Sort};
 use super::{RemoteError, Remotes};
 use crate::EngineError;
 use crate::layer::{Layer, LayerStore};
+use crate::lock_file::git_name;
 use crate::tree::{RecordedLayer, Tree};
 
 /// The most files of a commit. A few objects that name one another over and over can stand
@@ -75,12 +76,33 @@ impl Remotes {
         let made = cell.get_or_try_init(|| async {
             let checkout = match self.known_checkout(&identity).await? {
                 Some(known) => known,
-                None => Box::pin(self.check_out(source, &commit, &identity)).await?,
+                None => Box::pin(self.check_out(source, &commit, &identity))
+                    .await
+                    .map_err(|error| self.gone_commit(source, &commit, error))?,
             };
             self.lease.add_layers([&checkout.layer.key.record_id()])?;
             Ok::<_, EngineError>(checkout)
         });
         made.await.cloned()
+    }
+
+    /// Why a commit is not to be had, where that is what a lock says.
+    fn gone_commit(&self, source: &GitSource, commit: &Commit, error: EngineError) -> EngineError {
+        let is_of_git = matches!(&error, EngineError::Remote(error) if error.is_of_git());
+        let held = self.held.get().filter(|held| {
+            is_of_git && !is_whole_hash(&source.reference) && held.holds_commit(source)
+        });
+        match held {
+            Some(held) => held
+                .gone(
+                    "git reference",
+                    git_name(source),
+                    commit.commit().to_owned(),
+                    error,
+                )
+                .into(),
+            None => error,
+        }
     }
 
     async fn known_checkout(&self, identity: &str) -> Result<Option<Checkout>, EngineError> {

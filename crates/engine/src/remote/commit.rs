@@ -5,6 +5,7 @@ use longshore_graph::{GitSource, redacted_url};
 use super::git::Call;
 use super::{RemoteError, Remotes};
 use crate::EngineError;
+use crate::lock_file::PinnedCommit;
 
 /// The longest reference: what file systems of servers take.
 const REFERENCE_BYTES_MAX: usize = 1024;
@@ -37,7 +38,7 @@ impl Remotes {
             let cell = self
                 .commits
                 .cell(&format!("{}\0{}", source.remote, source.reference));
-            cell.get_or_try_init(|| Box::pin(self.ask(source)))
+            cell.get_or_try_init(|| Box::pin(self.resolve_commit(source)))
                 .await?
                 .clone()
         };
@@ -49,6 +50,32 @@ impl Remotes {
     pub(crate) async fn pin_git(&self, source: &GitSource) -> Result<String, EngineError> {
         let commit = self.commit(source).await?;
         Ok(identity(source, &commit))
+    }
+
+    /// That the lock, where there is one to be held to, knows a reference; the main context's was
+    /// looked up before.
+    pub(super) fn is_commit_locked(&self, source: &GitSource) -> Result<(), EngineError> {
+        let cell = self
+            .commits
+            .cell(&format!("{}\0{}", source.remote, source.reference));
+        let is_known = is_whole_hash(&source.reference) || cell.initialized();
+        if let (Some(held), false) = (self.held.get(), is_known) {
+            held.commit(source)?;
+        }
+        Ok(())
+    }
+
+    /// What the lock says, else the repository.
+    async fn resolve_commit(&self, source: &GitSource) -> Result<Commit, EngineError> {
+        let Some(held) = self.held.get() else {
+            return self.ask(source).await;
+        };
+        let commit = match held.commit(source)? {
+            Some(pinned) => Commit::from(pinned),
+            None => self.ask(source).await?,
+        };
+        held.found_commit(source, commit.pinned());
+        Ok(commit)
     }
 
     async fn ask(&self, source: &GitSource) -> Result<Commit, EngineError> {
@@ -82,9 +109,40 @@ impl Remotes {
     }
 }
 
+impl From<PinnedCommit> for Commit {
+    fn from(pinned: PinnedCommit) -> Self {
+        let PinnedCommit {
+            reference,
+            commit,
+            tag,
+        } = pinned;
+        match tag {
+            Some(object) => Self {
+                object,
+                peeled: Some(commit),
+                reference,
+            },
+            None => Self {
+                object: commit,
+                peeled: None,
+                reference,
+            },
+        }
+    }
+}
+
 impl Commit {
+    /// As it stands in a lock.
+    fn pinned(&self) -> PinnedCommit {
+        PinnedCommit {
+            reference: self.reference.clone(),
+            commit: self.commit().to_owned(),
+            tag: self.peeled.is_some().then(|| self.object.clone()),
+        }
+    }
+
     /// The commit that is checked out, as far as it is known.
-    fn commit(&self) -> &str {
+    pub(super) fn commit(&self) -> &str {
         self.peeled.as_deref().unwrap_or(&self.object)
     }
 
@@ -145,7 +203,7 @@ pub(super) fn subdirectory(path: &str) -> String {
 }
 
 /// A whole SHA-1 or SHA-256.
-pub(super) fn is_whole_hash(text: &str) -> bool {
+pub(crate) fn is_whole_hash(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -159,23 +217,26 @@ fn check_commit_prefix(checksum: &str) -> Result<(), RemoteError> {
     }
 }
 
-/// That a reference can be one (git-check-ref-format), and no option or pattern.
+/// That a reference can be one.
 fn check_reference(reference: &str) -> Result<(), RemoteError> {
+    match is_reference(reference) {
+        true => Ok(()),
+        false => Err(RemoteError::Reference(reference.to_owned())),
+    }
+}
+
+/// Whether a reference can be one (git-check-ref-format), and is no option or pattern.
+pub(crate) fn is_reference(reference: &str) -> bool {
     let is_forbidden = |ch: char| ch.is_control() || " ~^:?*[\\".contains(ch);
     let is_odd_part =
         |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
-    let bad = reference.starts_with('-')
+    !(reference.starts_with('-')
         || reference.len() > REFERENCE_BYTES_MAX
         || reference.contains(is_forbidden)
         || reference.contains("..")
         || reference.contains("@{")
         || reference.ends_with('.')
-        || (!reference.is_empty() && reference.split('/').any(is_odd_part));
-    if bad {
-        Err(RemoteError::Reference(reference.to_owned()))
-    } else {
-        Ok(())
-    }
+        || (!reference.is_empty() && reference.split('/').any(is_odd_part)))
 }
 
 /// The lines of `ls-remote`: (hash, name).

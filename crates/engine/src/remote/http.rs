@@ -11,6 +11,7 @@ use longshore_layers::{
     Change, DecompressLimits, Decompressor, Entry, EntryPath, FileContent, FileRange, Kind,
     LayerIndex, Metadata, StreamFormat, TarLimits, Timestamp, index_of_tar,
 };
+use longshore_oci::Digest;
 use tokio::task::spawn_blocking;
 
 use super::download::Download;
@@ -44,13 +45,14 @@ impl Remotes {
         watcher: Watcher<'_>,
     ) -> Result<String, EngineError> {
         file_path(source)?;
-        let (digest, modified_s) = match source.checksum {
+        let (digest, modified_s) = match self.expected(source)? {
             Some(digest) => (digest, None),
             None => {
                 let download = self.download(&source.url, watcher).await?;
                 (download.digest, download.modified_s)
             }
         };
+        self.found(source, digest);
         let HttpSource {
             filename,
             mode,
@@ -70,10 +72,7 @@ impl Remotes {
         watcher: Watcher<'_>,
     ) -> Result<Tree, EngineError> {
         let path = file_path(source)?;
-        let download = match &source.checksum {
-            Some(expected) => self.download_of(&source.url, expected, watcher).await?,
-            None => self.download(&source.url, watcher).await?,
-        };
+        let download = self.file(source, watcher).await?;
         let change = file_of(source, path, &download);
         let (store, url) = (Arc::clone(self.engine.layers()), redacted_url(&source.url));
         spawn_blocking(move || {
@@ -82,6 +81,59 @@ impl Remotes {
             Ok(Tree::Layers(vec![store.made(index, changes)]))
         })
         .await?
+    }
+
+    /// What a lock knows of a file; nothing where the Dockerfile itself says which it is.
+    fn locked(&self, source: &HttpSource) -> Result<Option<Digest>, EngineError> {
+        match self.held.get() {
+            Some(held) if source.checksum.is_none() && !self.is_context(source) => {
+                Ok(held.url(&redacted_url(&source.url))?)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The digest that a file must have: one that was given, else what the lock says.
+    pub(super) fn expected(&self, source: &HttpSource) -> Result<Option<Digest>, EngineError> {
+        Ok(source.checksum.or(self.locked(source)?))
+    }
+
+    /// Remembers for a lock which file a URL had.
+    fn found(&self, source: &HttpSource, digest: Digest) {
+        if let Some(held) = self.held.get()
+            && source.checksum.is_none()
+            && !self.is_context(source)
+        {
+            held.found_url(redacted_url(&source.url), digest);
+        }
+    }
+
+    async fn file(
+        &self,
+        source: &HttpSource,
+        watcher: Watcher<'_>,
+    ) -> Result<Arc<Download>, EngineError> {
+        let Some(expected) = self.expected(source)? else {
+            let download = self.download(&source.url, watcher).await?;
+            self.found(source, download.digest);
+            return Ok(download);
+        };
+        let download = self.download_of(&source.url, &expected, watcher).await;
+        download.map_err(|error| match (error, self.held.get()) {
+            (EngineError::Remote(error), Some(held)) if source.checksum.is_none() => match *error {
+                RemoteError::Checksum {
+                    url,
+                    actual,
+                    expected,
+                } => held.changed(url, *expected, *actual).into(),
+                other => other.into(),
+            },
+            (error, _) => error,
+        })
+    }
+
+    fn is_context(&self, source: &HttpSource) -> bool {
+        self.context_archive.get() == Some(&source.url)
     }
 
     /// The context at a URL.
@@ -121,12 +173,8 @@ impl Remotes {
         &self,
         source: &HttpSource,
     ) -> Result<Option<i64>, EngineError> {
-        let download = match &source.checksum {
-            Some(expected) => self.download_of(&source.url, expected, None).await?,
-            None => self.download(&source.url, None).await?,
-        };
-        let is_context = self.context_archive.get() == Some(&source.url);
-        if download.modified_s.is_some() || !is_context {
+        let download = self.file(source, None).await?;
+        if download.modified_s.is_some() || !self.is_context(source) {
             return Ok(download.modified_s);
         }
         let (path, url) = (
