@@ -25,6 +25,7 @@ mod image;
 mod import;
 mod layer;
 mod layout;
+mod local_paths;
 mod progress;
 mod remote;
 mod request;
@@ -33,6 +34,7 @@ mod text;
 mod transfer;
 mod tree;
 mod upload;
+mod volume;
 
 pub use annotation::{Annotation, AnnotationLevel};
 pub use build::{

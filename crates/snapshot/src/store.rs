@@ -102,9 +102,13 @@ impl OverlaySnapshots {
     /// When the directory cannot be made.
     pub fn open_copying(root: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
         let store = Self::open(root)?;
-        // Nobody else has it yet.
-        let _first = store.stacking.set((Stacking::Copy, None));
+        store.copy_only();
         Ok(store)
+    }
+
+    /// From here on root file systems are copies, unless it was found out already how they are made.
+    pub fn copy_only(&self) {
+        let _known = self.stacking.set((Stacking::Copy, None));
     }
 
     /// The same store, whose steps have their root file systems in `place`, one after the other:

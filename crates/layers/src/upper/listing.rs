@@ -235,10 +235,12 @@ pub fn changes_since(
     let path = EntryPath::root();
     let root = Arc::new(open_directory(directory, &path).map_err(failed("open", &path))?);
     let now = Listing::around(&*root, before.kept.clone())?;
-    let changed = now
-        .seen
-        .iter()
-        .filter(|(path, seen)| !before.seen.get(*path).is_some_and(|then| then.is_same(seen)));
+    let changed = now.seen.iter().filter(|(path, seen)| {
+        !before
+            .seen
+            .get(*path)
+            .is_some_and(|then| then.is_same(seen))
+    });
     let mut wanted: BTreeSet<EntryPath> = changed.map(|(path, _)| path.clone()).collect();
     keep_remaining_names(&root, before, &now, &mut wanted)?;
     let gone: Vec<&EntryPath> = (before.seen.keys())
