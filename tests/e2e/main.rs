@@ -23,6 +23,7 @@ mod early_push;
 mod endings;
 mod harness;
 mod images;
+mod in_place;
 mod instructions;
 mod interleavings;
 mod kept;

@@ -10,7 +10,7 @@ use crate::harness::{
 };
 
 /// Owners, deletions, links, modes, all kinds of mounts, and a step upon a step.
-const DOCKERFILE: &str = "\
+pub(crate) const DOCKERFILE: &str = "\
 FROM busybox AS made
 RUN mkdir -p /d/e /gone && echo 1 > /d/e/f && ln /d/e/f /d/same && ln -s f /d/e/link && echo x > /gone/x
 FROM busybox
@@ -39,7 +39,7 @@ fn context(sandbox: &Sandbox) -> PathBuf {
 }
 
 /// What the Dockerfile makes, whoever builds it.
-fn is_as_meant(root: &Exported) {
+pub(crate) fn is_as_meant(root: &Exported) {
     for (path, line) in [
         ("d/e/f", "file 4711 5:6 1"),
         ("d/e/link", "link f"),
@@ -107,37 +107,88 @@ fn privileged_by_chroot_the_same_is_built_as_in_namespaces() {
 }
 
 #[test]
-fn privileged_what_chroot_cannot_do_is_refused_with_the_reason() {
+fn privileged_by_chroot_a_step_without_network_has_loopback_alone() {
     if !is_root() {
         return;
     }
     let Some(sandbox) = Sandbox::with_busybox() else {
         return;
     };
-    for (dockerfile, flags, part) in [
-        (
-            "FROM busybox\nRUN --network=none true\n",
-            &[][..],
-            "network",
-        ),
-        (
-            "FROM busybox\nRUN --mount=type=ssh true\n",
-            &["--ssh", "default=socket"][..],
-            "no mounts",
-        ),
-    ] {
-        let context = sandbox.fresh_context(&[("Dockerfile", dockerfile)]);
-        let socket = sandbox.path("socket");
-        let listening = std::os::unix::net::UnixListener::bind(&socket);
-        let agent = format!("default={}", socket.display());
-        let mut args = vec!["build", "--isolation=chroot", context.to_str().unwrap()];
-        if !flags.is_empty() {
-            args.extend(["--ssh", &agent]);
-        }
-        sandbox.run(args).failure(1, &["chroot isolation", part]);
-        drop(listening);
-        let _first = fs::remove_file(socket);
+    let dockerfile = "FROM busybox\nRUN --network=none ip -o link > /links\n";
+    let context = sandbox.fresh_context(&[("Dockerfile", dockerfile)]);
+    let root = sandbox.exported_from(&context, &["--isolation=chroot"]);
+    let links = root.text("links");
+    assert_eq!(links.lines().count(), 1, "{links}");
+    assert!(links.contains("lo: <LOOPBACK,UP"), "{links}");
+}
+
+#[test]
+fn privileged_by_chroot_an_agent_s_socket_is_there_for_the_step_alone() {
+    if !is_root() {
+        return;
     }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let context = sandbox.fresh_context(&[("Dockerfile", crate::ssh::DOCKERFILE)]);
+    if !crate::view::compile(&context.join("view")) {
+        return;
+    }
+    let agent = sandbox.path("agent");
+    crate::ssh::echo(&agent);
+    let forwarded = format!("default={}", agent.display());
+    let root = sandbox.exported_from(&context, &["--isolation=chroot", "--ssh", &forwarded]);
+    for (name, expected) in [
+        ("root", "600 0:0 hello\n"),
+        ("www", "660 33:50 hello\n"),
+        ("there", "666 0:0 hello\n"),
+    ] {
+        assert_eq!(root.text(&format!("out/{name}")), expected);
+    }
+    for path in ["run/buildkit", "tmp/there"] {
+        assert!(!root.has(path), "{path}");
+    }
+}
+
+#[test]
+fn privileged_by_chroot_volumes_are_copied_there_and_back() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let here = sandbox.context(
+        "volume",
+        &[("read", "here\n"), ("gone", ""), ("kept", "kept")],
+    );
+    let (volume, file) = (here.to_str().unwrap(), sandbox.path("file"));
+    fs::write(&file, "file\n").unwrap();
+    let run = |volumes: &[String], script: &str| {
+        let flags = volumes.iter().map(|it| format!("--volume={it}"));
+        let flags: Vec<String> = flags.collect();
+        let fixed = ["run", "--isolation=chroot"].into_iter();
+        let args = fixed.chain(flags.iter().map(String::as_str));
+        sandbox.run(args.chain(["busybox", "sh", "-c", script]))
+    };
+    let both = [format!("{volume}:/v"), format!("{}:/f", file.display())];
+    let script = "cat /v/read /f && echo new > /v/new && rm /v/gone && echo more >> /f; exit 7";
+    let ran = run(&both, script);
+    assert_eq!((ran.code, ran.stdout.as_str()), (7, "here\nfile\n"));
+    let read = |name: &str| fs::read_to_string(here.join(name)).unwrap();
+    assert_eq!(
+        (read("new").as_str(), read("kept").as_str()),
+        ("new\n", "kept")
+    );
+    assert!(!here.join("gone").exists());
+    assert_eq!(fs::read_to_string(&file).unwrap(), "file\nmore\n");
+    // Read-only: nothing comes back.
+    run(&[format!("{volume}:/v:ro")], "rm -r /v/* ; true").success();
+    assert_eq!(read("kept"), "kept");
+    // What others see meanwhile is not locked away.
+    let made = sandbox.path("made");
+    run(&[format!("{}:/made", made.display())], "echo x > /made/x").success();
+    assert_eq!(fs::read_to_string(made.join("x")).unwrap(), "x\n");
 }
 
 /// What an image brings in the places that are filled before a step runs.
@@ -195,7 +246,7 @@ fn volumes(shared: &Path) -> Vec<String> {
 }
 
 /// A directory that containers see as `/shared`: the program, a base and the context.
-fn shared(sandbox: &Sandbox) -> PathBuf {
+pub(crate) fn shared(sandbox: &Sandbox) -> PathBuf {
     let shared = sandbox.path("shared");
     fs::create_dir_all(shared.join("context/sub")).unwrap();
     fs::write(shared.join("context/Dockerfile"), DOCKERFILE).unwrap();
@@ -232,6 +283,16 @@ fn privileged_in_a_container_without_privileges_root_builds_by_chroot() {
         assert!(said.contains(part), "no `{part}` in {said}");
     }
     is_as_meant(&Exported::read(&shared.join("out.tar")));
+    // Not even a network of its own can be made there: sockets are refused.
+    let offline = "FROM busybox\nRUN ! wget -qO- http://127.0.0.1:1/ 2> /said; grep refused /said\n\
+        RUN --network=none ! wget -qO- http://127.0.0.1:1/ 2> /said; grep 'not permitted' /said\n";
+    fs::create_dir_all(shared.join("offline")).unwrap();
+    fs::write(shared.join("offline/Dockerfile"), offline).unwrap();
+    let script = "export LONGSHORE_ROOT=/state HOME=/tmp
+        /shared/longshore import /shared/busybox.tar busybox &&
+        exec /shared/longshore build /shared/offline";
+    let said = container(&[], script).success().stderr;
+    assert!(said.contains("sockets are refused"), "{said}");
     // Its state is on the container's own overlay, where no other can be mounted.
     let script = "/shared/longshore --root /state doctor";
     let doctor = container(&[], script).success().stdout;
@@ -334,6 +395,84 @@ fn privileged_root_without_the_right_to_mount_uses_a_user_namespace_with_all_ids
     let ran = without(&["run", "busybox", "sh", "-c", script]).success();
     assert!(ran.stdout.contains("12345"), "{}", ran.stdout);
 }
+
+/// What a security module forbids in the middle of entering a namespace must be found out before:
+/// there is no way back out of it.
+#[test]
+fn privileged_where_a_namespace_can_be_made_but_not_used_root_builds_by_chroot() {
+    // Root may map itself only with CAP_SETFCAP, which the kernel asks for after the namespace is made.
+    let no_map = [
+        "setpriv",
+        "--bounding-set",
+        "-sys_admin,-setfcap",
+        "--inh-caps",
+        "-all",
+        "--",
+    ];
+    // As AppArmor's `deny mount`: whoever is confined by Landlock may make file systems, and put them
+    // nowhere. With and without the right to mount otherwise.
+    let no_mount = ["python3", "-c", CONFINED];
+    let no_mount_either = [
+        &[
+            "setpriv",
+            "--bounding-set",
+            "-sys_admin",
+            "--inh-caps",
+            "-all",
+            "--",
+        ][..],
+        &no_mount,
+    ]
+    .concat();
+    let python = Command::new("python3").arg("--version").output().is_ok();
+    for (confined, says, needs_python) in [
+        (&no_map[..], "map the user's own id", false),
+        (&no_mount, "namespaces and mounts are not allowed", true),
+        (&no_mount_either, "separate the mounts", true),
+    ] {
+        if !is_root() || (needs_python && !python) {
+            return;
+        }
+        let Some(sandbox) = Sandbox::with_busybox() else {
+            return;
+        };
+        let context = context(&sandbox);
+        let word = format!("id=word,src={}", sandbox.path("word").display());
+        let archive = sandbox.path("out.tar");
+        let output = format!("type=tar,dest={}", archive.display());
+        let path = context.to_str().unwrap();
+        let ours = sandbox.command(["build", "--secret", &word, "-o", &output, path]);
+        let mut command = Command::new(confined[0]);
+        command
+            .args(&confined[1..])
+            .arg(ours.get_program())
+            .args(ours.get_args())
+            .env("LONGSHORE_ROOT", sandbox.root());
+        let said = Outcome::of(command).success().stderr;
+        for part in ["isolation: chroot", says] {
+            assert!(said.contains(part), "no `{part}` in {said}");
+        }
+        is_as_meant(&Exported::read(&archive));
+    }
+}
+
+/// Confines itself by Landlock, which forbids all mounting from then on, to nothing but what it allows:
+/// links and renames across directories. Then becomes what its arguments say.
+const CONFINED: &str = "
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*arguments):
+    result = libc.syscall(*arguments)
+    if result < 0:
+        sys.exit('landlock: ' + os.strerror(ctypes.get_errno()))
+    return result
+REFER = 1 << 13
+ruleset = call(444, struct.pack('=Q', REFER), 8, 0)
+call(445, ruleset, 1, struct.pack('=Qi', REFER, os.open('/', os.O_PATH)), 0)
+libc.prctl(38, 1, 0, 0, 0)
+call(446, ruleset, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+";
 
 /// The real one, with a package manager, a language's packages, and users.
 #[test]
@@ -442,7 +581,7 @@ fn control_groups() -> Vec<String> {
 }
 
 /// How many processes have this in their command line.
-fn processes_of(words: &str) -> usize {
+pub(crate) fn processes_of(words: &str) -> usize {
     let all = fs::read_dir("/proc").unwrap().flatten();
     all.filter(|entry| {
         fs::read(entry.path().join("cmdline"))

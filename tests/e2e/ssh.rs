@@ -21,7 +21,7 @@ pub(crate) fn echo(path: &Path) {
     });
 }
 
-const DOCKERFILE: &str = "\
+pub(crate) const DOCKERFILE: &str = "\
 FROM busybox
 COPY view /bin/view
 RUN mkdir -m 777 /out

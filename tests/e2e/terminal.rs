@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::harness::Sandbox;
+use crate::harness::{Sandbox, is_root};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -144,6 +144,28 @@ fn privileged_a_shell_in_a_terminal_of_its_own() {
     session.types("trap 'echo resized' WINCH; while [ \"$(stty size)\" != '40 100' ]; do :; done; echo now $((20 * 2))\r");
     session.shows("now 40\r\n");
     // Ctrl-C belongs to the process behind it.
+    session.types("sleep 1000\r");
+    session.shows("sleep 1000\r\n");
+    std::thread::sleep(Duration::from_millis(300));
+    session.types("\x03");
+    session.types("echo code $?\r");
+    session.shows("code 130\r\n");
+    session.types("exit 7\r");
+    assert_eq!(session.ends().code(), Some(7));
+}
+
+/// Its device is the caller's, so it has no name inside; all else is as with one of its own.
+#[test]
+fn privileged_by_chroot_a_shell_has_a_terminal_too() {
+    let Some(sandbox) = is_root().then(Sandbox::with_busybox).flatten() else {
+        return;
+    };
+    let args = ["run", "--isolation=chroot", "-it", "busybox", "sh"];
+    let mut session = session(&sandbox, &args);
+    session.shows("# ");
+    assert!(session.is_raw());
+    session.types("stty size; echo $TERM $((6 * 7)); test -t 0 && echo is a terminal\r");
+    session.shows("33 77\r\nxterm 42\r\nis a terminal\r\n");
     session.types("sleep 1000\r");
     session.shows("sleep 1000\r\n");
     std::thread::sleep(Duration::from_millis(300));

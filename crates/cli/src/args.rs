@@ -71,7 +71,7 @@ pub(crate) struct Global {
 /// How processes are run.
 #[derive(Debug, Args)]
 pub(crate) struct Sandboxing {
-    /// How processes are isolated: auto, full, userns, chroot or none
+    /// How processes are isolated: auto, full, userns, chroot, inplace or none
     #[arg(
         long,
         env = "LONGSHORE_ISOLATION",
@@ -83,6 +83,14 @@ pub(crate) struct Sandboxing {
     /// [default: host]
     #[arg(long, env = "LONGSHORE_DEFAULT_NETWORK", value_name = "NETWORK")]
     pub(crate) default_network: Option<Network>,
+    /// With inplace: take over the root directory although it does not look like that of a
+    /// container which may be thrown away
+    #[arg(
+        long,
+        env = "LONGSHORE_INPLACE_FORCE",
+        value_parser = clap::builder::FalseyValueParser::new(),
+    )]
+    pub(crate) inplace_force: bool,
     /// An OCI runtime (runc, crun, youki) that runs the processes instead
     #[arg(long, env = "LONGSHORE_OCI_RUNTIME", value_name = "PATH")]
     pub(crate) oci_runtime: Option<PathBuf>,

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use longshore_engine::{Engine, EngineOptions, SandboxOptions, SpaceLimits};
 use longshore_registry_client::{ClientOptions, CredentialStore, HostConfig, RegistriesConfig};
-use longshore_runner::Network;
+use longshore_runner::{Isolation, Network};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Global, LogFormat, Sandboxing, SpaceBounds};
+use crate::report::Usage;
 use crate::units;
 
 /// The largest configuration file that is read, bytes.
@@ -66,14 +67,18 @@ pub(crate) fn docker_config() -> Result<PathBuf> {
 }
 
 /// The files that credentials are read from, the most specific first.
-pub(crate) fn credentials() -> CredentialStore {
+pub(crate) fn credential_files() -> Vec<PathBuf> {
     let docker = docker_config().ok();
     let explicit = std::env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from);
     let runtime = std::env::var_os("XDG_RUNTIME_DIR")
         .map(|folder| Path::new(&folder).join("containers/auth.json"));
-    let files = explicit.into_iter().chain(docker).chain(runtime).collect();
+    explicit.into_iter().chain(docker).chain(runtime).collect()
+}
+
+/// Where credentials come from.
+pub(crate) fn credentials() -> CredentialStore {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    CredentialStore::new(files, std::env::split_paths(&path).collect())
+    CredentialStore::new(credential_files(), std::env::split_paths(&path).collect())
 }
 
 /// The text of the configuration file, with its name for messages.
@@ -172,12 +177,20 @@ pub(crate) fn engine_that_builds(
     global: &Global,
     sandboxing: &Sandboxing,
     bounds: &SpaceBounds,
+    kept_in_place: Vec<PathBuf>,
 ) -> Result<Engine> {
-    open_engine(global, sandbox(global, sandboxing)?, space(global, bounds)?)
+    let mut sandbox = sandbox(global, sandboxing)?;
+    sandbox.kept_in_place = kept_in_place;
+    open_engine(global, sandbox, space(global, bounds)?)
 }
 
 /// The engine for a command that runs processes.
 pub(crate) fn engine_that_runs(global: &Global, sandboxing: &Sandboxing) -> Result<Engine> {
+    if sandboxing.isolation == Isolation::InPlace {
+        let reason =
+            "--isolation inplace is for builds: a container would take the place of this one";
+        return Err(Usage(reason.to_owned()).into());
+    }
     open_engine(global, sandbox(global, sandboxing)?, SpaceLimits::default())
 }
 
@@ -185,6 +198,8 @@ fn sandbox(global: &Global, sandboxing: &Sandboxing) -> Result<SandboxOptions> {
     Ok(SandboxOptions {
         default_network: default_network(global, sandboxing)?,
         isolation: sandboxing.isolation,
+        insist_in_place: sandboxing.inplace_force,
+        kept_in_place: Vec::new(),
         no_user_namespace: global.identity.no_user_namespace(),
         oci_runtime: sandboxing.oci_runtime.clone(),
         exports_as_caller: global.identity.is_ordinary_user(),

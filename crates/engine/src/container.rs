@@ -9,8 +9,8 @@ use longshore_content::Lease;
 use longshore_graph::Ulimit;
 use longshore_oci::{Descriptor, LayerId, Platform};
 use longshore_runner::{
-    BindSource, Cancel, ExitStatus, Limits, Mount, MountSource, Network, PATH_DEFAULT, ProcessIo,
-    ProcessSpec, Rootfs, Security,
+    BindSource, Cancel, ExitStatus, Isolation, Limits, Mount, MountSource, Network, PATH_DEFAULT,
+    ProcessIo, ProcessSpec, Rootfs, Security,
 };
 use longshore_snapshot::{RootFs, SnapshotId, Snapshotter as _};
 use tokio::task::spawn_blocking;
@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use crate::build::{extra_hosts, rlimit};
 use crate::image::{PlatformImage, StoredImage};
 use crate::layer::RemoteBlob;
+use crate::volume::CopiedVolume;
 use crate::{Engine, EngineError};
 
 /// How long the image's layers are kept for a container that is about to start.
@@ -90,11 +91,26 @@ impl Engine {
     ) -> Result<ExitStatus, EngineError> {
         let runner = self.runner()?;
         request.network.get_or_insert(self.default_network());
+        let (isolation, _) = self.isolation()?;
+        if isolation == Isolation::InPlace {
+            return Err(EngineError::Invalid(
+                "inplace isolation is for builds: a container would take the place of this one"
+                    .to_owned(),
+            ));
+        }
         let found = self.read_image(image, platform)?;
         let lease = self.root().leases().start("run", LEASE);
         let parents = self.directories_of(image, &found, &lease).await?;
         let engine = self.clone();
         spawn_blocking(move || {
+            let mut request = request;
+            let mut copied = Vec::new();
+            if isolation == Isolation::Chroot {
+                let scratch = engine.root().tmp_dir();
+                for volume in std::mem::take(&mut request.volumes) {
+                    copied.push(CopiedVolume::make(existing(volume)?, scratch)?);
+                }
+            }
             let mut active = engine.layers().snapshots().prepare(&parents)?;
             // From here on the mount holds what is below it.
             drop(lease);
@@ -102,9 +118,14 @@ impl Engine {
                 RootFs::Path(path) => Rootfs::Path(path),
                 RootFs::Mount(mount) => Rootfs::Mount(mount),
             };
-            let spec = specification(&found, request, rootfs)?;
-            let ended = runner.run(spec, io, &cancel)?;
+            let mut spec = specification(&found, request, rootfs)?;
+            spec.mounts.extend(copied.iter().map(CopiedVolume::mount));
+            let ended = runner.run(spec, io, &cancel);
             drop(active);
+            // Whatever became of it: what it wrote is its user's.
+            let brought = copied.into_iter().try_for_each(CopiedVolume::bring_back);
+            let ended = ended?;
+            brought?;
             Ok(ended)
         })
         .await?
@@ -263,10 +284,15 @@ fn environment(image: &[String], given: &[(String, String)], terminal: bool) -> 
         .collect()
 }
 
-fn bind(volume: ContainerVolume) -> Result<Mount, EngineError> {
+fn existing(volume: ContainerVolume) -> Result<ContainerVolume, EngineError> {
     if !volume.source.exists() {
         std::fs::create_dir_all(&volume.source).map_err(EngineError::io("make", &volume.source))?;
     }
+    Ok(volume)
+}
+
+fn bind(volume: ContainerVolume) -> Result<Mount, EngineError> {
+    let volume = existing(volume)?;
     Ok(Mount {
         target: volume.target,
         source: MountSource::Bind {

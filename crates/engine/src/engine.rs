@@ -14,6 +14,7 @@ use longshore_registry_client::{Client, ClientOptions, TransferObserver};
 use longshore_runner::{Isolation, Network, OciRunner, Runner, RunnerOptions, SandboxRunner};
 use longshore_snapshot::{OverlaySnapshots, Snapshotter as _};
 use longshore_solver::Places;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::archive::{self, ArchiveImage, ArchiveKind};
 use crate::image::{ImageStore, PlatformImage, StoredImage};
@@ -42,6 +43,10 @@ pub struct EngineOptions {
 pub struct SandboxOptions {
     /// How processes are isolated.
     pub isolation: Isolation,
+    /// The root directory is taken over although it does not look like a container's.
+    pub insist_in_place: bool,
+    /// Files and directories that are left alone where steps have the container's root directory.
+    pub kept_in_place: Vec<PathBuf>,
     /// Why this process is not in a user namespace, where it tried to enter one.
     pub no_user_namespace: Option<String>,
     /// An OCI runtime that runs the processes, in place of our own sandbox.
@@ -64,6 +69,8 @@ struct Inner {
     space: SpaceLimits,
     /// How many builds run in this process.
     builds: AtomicUsize,
+    /// Whose the one root directory is, where there is only one.
+    turn: Arc<Semaphore>,
     runner: OnceLock<Chosen>,
     /// Where the steps of all builds of this process run, in turns.
     places: Places,
@@ -129,6 +136,7 @@ impl Chosen {
         let of_runner = RunnerOptions {
             stage: None,
             isolation: options.isolation,
+            insist_in_place: options.insist_in_place,
             no_user_namespace: options.no_user_namespace.clone(),
         };
         let sandbox = SandboxRunner::new(&of_runner)?;
@@ -144,6 +152,22 @@ impl Chosen {
             why_not_stronger,
         })
     }
+}
+
+fn open_snapshots(
+    root: &std::path::Path,
+    sandbox: &SandboxOptions,
+) -> Result<OverlaySnapshots, EngineError> {
+    Ok(match sandbox.isolation {
+        // Without namespaces there is nothing to mount in.
+        Isolation::Chroot => OverlaySnapshots::open_copying(root)?,
+        Isolation::InPlace => {
+            let mut kept = longshore_runner::kept_in_place(sandbox.insist_in_place)?;
+            kept.extend(sandbox.kept_in_place.iter().cloned());
+            OverlaySnapshots::open_in_place(root, std::path::Path::new("/"), &kept)?
+        }
+        _ => OverlaySnapshots::open(root)?,
+    })
 }
 
 impl Engine {
@@ -182,11 +206,7 @@ impl Engine {
     fn open_with(options: EngineOptions, lender: Option<StateRoot>) -> Result<Self, EngineError> {
         let kept = options.clone();
         let root = StateRoot::open(&options.root)?;
-        // Without namespaces there is nothing to mount in.
-        let snapshots = Arc::new(match options.sandbox.isolation {
-            Isolation::Chroot => OverlaySnapshots::open_copying(root.path())?,
-            _ => OverlaySnapshots::open(root.path())?,
-        });
+        let snapshots = Arc::new(open_snapshots(root.path(), &options.sandbox)?);
         snapshots.sweep()?;
         let flights = root.path().join("cache").join(crate::build::FLIGHTS);
         crate::build::sweep_locks(&flights).map_err(EngineError::io("clear", flights))?;
@@ -206,6 +226,7 @@ impl Engine {
             sandbox: options.sandbox,
             space: options.space,
             builds: AtomicUsize::new(0),
+            turn: Arc::new(Semaphore::new(1)),
             runner: OnceLock::new(),
             places: Places::default(),
             options: kept,
@@ -258,6 +279,16 @@ impl Engine {
         &self.0.registry
     }
 
+    /// Waits until no other step has the root directory that all have; `None` where each has its
+    /// own.
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        if self.0.sandbox.isolation != Isolation::InPlace {
+            return None;
+        }
+        // It is never closed.
+        Arc::clone(&self.0.turn).acquire_owned().await.ok()
+    }
+
     /// What runs processes in root file systems of layers.
     pub(crate) fn runner(&self) -> Result<Arc<dyn Runner>, EngineError> {
         Ok(Arc::clone(&self.chosen()?.runner))
@@ -267,7 +298,7 @@ impl Engine {
     /// at a time.
     pub(crate) fn cache_sharing(&self, wanted: CacheSharing) -> Result<CacheSharing, EngineError> {
         Ok(match (self.chosen()?.isolation, wanted) {
-            (Isolation::Chroot, CacheSharing::Shared) => CacheSharing::Private,
+            (Isolation::Chroot | Isolation::InPlace, CacheSharing::Shared) => CacheSharing::Private,
             _ => wanted,
         })
     }
@@ -294,8 +325,13 @@ impl Engine {
 
     fn chosen(&self) -> Result<&Chosen, EngineError> {
         if self.0.runner.get().is_none() {
+            let chosen = Chosen::new(&self.0.sandbox)?;
+            if chosen.isolation == Isolation::Chroot {
+                // Who may make mounts, and put them nowhere, could not fill them.
+                self.0.layers.snapshots().copy_only();
+            }
             // Whoever was faster chose the same.
-            let _ = self.0.runner.set(Chosen::new(&self.0.sandbox)?);
+            let _ = self.0.runner.set(chosen);
         }
         Ok(self.0.runner.get().expect("it was just set"))
     }

@@ -26,6 +26,7 @@ mod import;
 mod layer;
 mod layout;
 mod lend;
+mod local_paths;
 mod lock_file;
 mod progress;
 mod remote;
@@ -36,6 +37,7 @@ mod transfer;
 mod tree;
 mod upload;
 mod verify;
+mod volume;
 
 pub use annotation::{Annotation, AnnotationLevel};
 pub use build::{

@@ -12,6 +12,7 @@
 //! Modes, owners and times of directories are set last, children first, because creating
 //! files changes times and needs permission.
 
+mod kept;
 mod node;
 mod remove;
 
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
+pub use self::kept::{Kept, clear_around};
 pub(crate) use self::node::FileBytes;
 use self::node::{FileJob, apply_metadata, remove_other_attributes};
 use self::remove::{remove_tree, remove_unlisted};

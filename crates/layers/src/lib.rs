@@ -70,8 +70,8 @@ pub use compress::{Compression, Compressor, GZIP_LEVEL_DEFAULT};
 pub use content_hash::ContentHash;
 pub use decompress::{DecompressLimitError, DecompressLimits, Decompressor, StreamFormat};
 pub use directory::{
-    Devices, DirectoryError, DirectoryForm, DirectoryOptions, LowerLayers, NoLowerLayers,
-    OverlayAttributes, Ownership, settle_implied_directories,
+    Devices, DirectoryError, DirectoryForm, DirectoryOptions, Kept, LowerLayers, NoLowerLayers,
+    OverlayAttributes, Ownership, clear_around, settle_implied_directories,
 };
 pub use entry::{Entry, EntryPath, EntryPathError, Kind, Metadata, Timestamp};
 pub use erofs::{ImageError, image_of_changes, unpack_image};

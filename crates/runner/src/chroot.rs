@@ -3,6 +3,9 @@
 //! What mounts would bring is put into the root file system itself, before, and taken away again
 //! after: a few device nodes, the resolver's files, and what the caller lends (see `placed`). There
 //! is no `/proc`. What the process leaves running becomes the supervisor's child and is killed by it.
+//!
+//! In place, where the root file system is the container's own root directory, its devices and the
+//! resolver's files are there already.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -12,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::devices::NODES;
 use crate::placed::Placed;
-use crate::plan::{Doing as _, Failure, Plan, Stub};
+use crate::plan::{Doing as _, Failure, Plan, Stub, Way};
 use crate::rootpath::{Made, Missing, Root, set_times, times_of};
 use crate::stubs;
 
@@ -33,8 +36,11 @@ impl Furniture {
         // Whoever called may have one that closes the devices to other users.
         rustix::process::umask(Mode::empty());
         let mut furniture = Self::default();
-        let put = furniture
-            .put_devices(rootfs)
+        let devices = match plan.way {
+            Way::InPlace => Ok(()),
+            _ => furniture.put_devices(rootfs),
+        };
+        let put = devices
             .doing_at("make devices in", "/dev")
             .and_then(|()| furniture.place(rootfs, plan, fds));
         match put {
@@ -99,8 +105,6 @@ impl Furniture {
 
 fn refuse_what_needs_namespaces(plan: &Plan) -> Result<(), Failure> {
     let wanted = [
-        (plan.network == crate::Network::None, "network"),
-        (plan.terminal.is_some(), "terminal"),
         (plan.readonly_rootfs, "readonly_rootfs"),
         (plan.init, "init"),
     ];
@@ -108,7 +112,8 @@ fn refuse_what_needs_namespaces(plan: &Plan) -> Result<(), Failure> {
         None => Ok(()),
         Some((_, field)) => Err(Failure::Spec {
             field: field.to_owned(),
-            reason: "not possible with chroot isolation, which has no mounts and no namespaces"
+            reason: "not possible with chroot or inplace isolation, which have no mounts and no \
+                namespaces"
                 .to_owned(),
         }),
     }

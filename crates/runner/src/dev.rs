@@ -218,6 +218,17 @@ impl Dev {
     }
 }
 
+/// A terminal of the caller's own `/dev`, for a process that has none.
+pub(crate) fn outer_terminal(window: (u16, u16), identity: &Identity) -> Result<Terminal, Failure> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let ours = openat(CWD, "/dev/ptmx", flags, Mode::empty()).doing_at("open", "/dev/ptmx")?;
+    let terminal = Terminal::of(ours, window).doing("make a terminal")?;
+    let theirs = &terminal.theirs;
+    fchown(theirs, Some(identity.uid()), None).doing("give the terminal away")?;
+    fchmod(theirs, Mode::from_raw_mode(0o620)).doing("give the terminal away")?;
+    Ok(terminal)
+}
+
 /// In a user namespace the group 5 (`tty`) may not exist.
 fn terminals() -> io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;

@@ -25,16 +25,20 @@ pub enum Isolation {
     /// `chroot` and a process group, for root in a container that may not mount: no `/proc`, no
     /// mounts, no network of its own, and the process can see and signal the container's others.
     Chroot,
+    /// In the container's own root directory, for root in a container that may do nothing: the step's
+    /// files take the place of all that is there. Only ever by request.
+    InPlace,
     /// No processes at all.
     None,
 }
 
 impl Isolation {
-    const NAMES: [(&'static str, Self); 5] = [
+    const NAMES: [(&'static str, Self); 6] = [
         ("auto", Self::Auto),
         ("full", Self::Full),
         ("userns", Self::Userns),
         ("chroot", Self::Chroot),
+        ("inplace", Self::InPlace),
         ("none", Self::None),
     ];
 }
@@ -51,7 +55,7 @@ impl fmt::Display for Isolation {
 
 /// A name of no [`Isolation`].
 #[derive(Debug, thiserror::Error)]
-#[error("unknown isolation `{0}` (auto, full, userns, chroot or none)")]
+#[error("unknown isolation `{0}` (auto, full, userns, chroot, inplace or none)")]
 pub struct UnknownIsolation(pub String);
 
 impl FromStr for Isolation {
@@ -100,6 +104,8 @@ pub(crate) fn choose(
         },
         Isolation::Chroot if can_chroot => Ok((Isolation::Chroot, None)),
         Isolation::Chroot => Err(NO_CHROOT),
+        // Whether the root directory may be taken is decided elsewhere.
+        Isolation::InPlace => Ok((Isolation::InPlace, None)),
         wanted if namespaces == Some(wanted) => Ok((wanted, None)),
         _ if namespaces.is_none() => Err(NO_MOUNTS),
         Isolation::Full => Err(NOT_ROOT),
@@ -147,6 +153,7 @@ mod tests {
                     None,
                 ],
             ),
+            (Isolation::InPlace, [Some(Isolation::InPlace); 4]),
             (Isolation::None, [Some(Isolation::None); 4]),
         ] {
             let got = [root, rootless, container, nobody].map(|means| chosen(wanted, means));

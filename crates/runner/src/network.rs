@@ -24,7 +24,7 @@ pub(crate) fn set_up(own: &str) -> io::Result<OwnedFd> {
 }
 
 /// Sets the loopback interface of this process's network up.
-fn loopback_up() -> io::Result<()> {
+pub(crate) fn loopback_up() -> io::Result<()> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,

@@ -63,7 +63,8 @@ impl OciRunner {
             field: "OCI runtime".to_owned(),
             reason,
         };
-        if sandbox.isolation() == Isolation::Chroot || sandbox.shares_processes() {
+        let bare = [Isolation::Chroot, Isolation::InPlace].contains(&sandbox.isolation());
+        if bare || sandbox.shares_processes() {
             let reason =
                 "an OCI runtime needs namespaces, mounts and a `/proc` of its own".to_owned();
             return Err(RunError::NoIsolation { reason });

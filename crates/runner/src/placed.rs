@@ -24,8 +24,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::plan::{Doing as _, Failure, FdIndex, Plan, PlannedSource, Tree};
-use crate::rootpath::{Made, Missing, Root, set_times, times_of};
+use crate::plan::{Doing as _, Failure, FdIndex, Plan, PlannedSource, Tree, Way};
+use crate::rootpath::{Found, Made, Missing, Root, set_times, times_of};
 
 /// Everything that was put in its place. Dropping it leaves it there.
 #[derive(Default)]
@@ -74,21 +74,11 @@ impl Placed {
     ) -> Result<(), Failure> {
         let scratch = make_scratch(rootfs).doing("make a directory beside the root file system")?;
         self.scratch = Some(scratch.clone());
-        let mut items: Vec<Item> = Vec::new();
-        for (target, contents) in [
-            ("/etc/hosts", Some(&plan.hosts)),
-            ("/etc/resolv.conf", plan.resolv_conf.as_ref()),
-        ] {
-            let at = scratch.join(items.len().to_string());
-            if let Some(contents) = contents {
-                make_file(&at, contents.as_bytes(), (0o644, 0, 0)).doing_at("make", target)?;
-                items.push(Item::made(target, at, false));
-            }
-        }
-        // Where programs put semaphores and shared memory; here it is a directory like any other.
-        let (shared, at) = ("/dev/shm", scratch.join("shm"));
-        make_directory(&at, 0o1777).doing_at("make a directory for", shared)?;
-        items.push(Item::made(shared, at, true));
+        let mut items = match plan.way {
+            // They are there.
+            Way::InPlace => Vec::new(),
+            _ => make_standard(&scratch, plan)?,
+        };
         for (index, mount) in plan.mounts.iter().enumerate() {
             let at = scratch.join(format!("mount{index}"));
             let item = make_item(&mount.target, &mount.source, at, fds, &mut self.loans)?;
@@ -229,6 +219,26 @@ impl Item {
     }
 }
 
+/// The resolver's files; and where programs put semaphores and shared memory, which here is a
+/// directory like any other.
+fn make_standard(scratch: &Path, plan: &Plan) -> Result<Vec<Item>, Failure> {
+    let mut items = Vec::new();
+    for (target, contents) in [
+        ("/etc/hosts", Some(&plan.hosts)),
+        ("/etc/resolv.conf", plan.resolv_conf.as_ref()),
+    ] {
+        let at = scratch.join(items.len().to_string());
+        if let Some(contents) = contents {
+            make_file(&at, contents.as_bytes(), (0o644, 0, 0)).doing_at("make", target)?;
+            items.push(Item::made(target, at, false));
+        }
+    }
+    let (shared, at) = ("/dev/shm", scratch.join("shm"));
+    make_directory(&at, 0o1777).doing_at("make a directory for", shared)?;
+    items.push(Item::made(shared, at, true));
+    Ok(items)
+}
+
 fn make_item(
     target: &str,
     source: &PlannedSource,
@@ -266,8 +276,8 @@ fn make_item(
         PlannedSource::Bind { .. } => Err(Failure::Spec {
             field: "mounts".to_owned(),
             reason: format!(
-                "`{target}`: files and sockets of this machine cannot be shown with chroot \
-                 isolation, which has no mounts"
+                "`{target}`: what is in use elsewhere cannot be shown with chroot or inplace \
+                 isolation, which have no mounts"
             ),
         }),
     }
@@ -282,11 +292,12 @@ fn borrow(
     loans: &mut Vec<Loan>,
 ) -> Result<Item, Failure> {
     let what = "borrow what is shown at";
-    let found = Root(source.as_fd()).open(subpath.unwrap_or(".").as_bytes());
-    let found = found.doing_at(what, target)?;
+    let found = open_lent(source, subpath).doing_at(what, target)?;
     let lender = path_of(found.fd.as_fd()).doing_at(what, target)?;
     let flags = RenameFlags::NOREPLACE;
-    renameat_with(CWD, &lender, CWD, &at, flags).doing_at(what, target)?;
+    renameat_with(CWD, &lender, CWD, &at, flags)
+        .doing_at(what, target)
+        .map_err(explain_distance)?;
     loans.push(Loan {
         lent: found.fd,
         at: at.clone(),
@@ -298,6 +309,39 @@ fn borrow(
         at,
         is_lent: true,
     })
+}
+
+/// The source itself may be a file or a socket.
+fn open_lent(source: &OwnedFd, subpath: Option<&str>) -> io::Result<Found> {
+    let kind = FileType::from_raw_mode(fstat(source)?.st_mode);
+    match subpath {
+        None if kind != FileType::Directory => Ok(Found {
+            fd: source.try_clone()?,
+            kind,
+        }),
+        _ => Root(source.as_fd()).open(subpath.unwrap_or(".").as_bytes()),
+    }
+}
+
+/// What is lent is renamed, which no file system does across its borders.
+fn explain_distance(failure: Failure) -> Failure {
+    match failure {
+        Failure::Setup {
+            action,
+            path,
+            hint: None,
+            errno: libc::EXDEV,
+        } => Failure::Setup {
+            action,
+            path,
+            hint: Some(
+                "keep the state root (--root) on the file system of the container's root directory"
+                    .to_owned(),
+            ),
+            errno: libc::EXDEV,
+        },
+        other => other,
+    }
 }
 
 fn make_scratch(rootfs: BorrowedFd<'_>) -> io::Result<PathBuf> {

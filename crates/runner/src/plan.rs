@@ -53,14 +53,24 @@ pub(crate) struct Plan {
     pub(crate) umask: u32,
     /// Standard input, output and error; `None` for the sandbox's `/dev/null`.
     pub(crate) stdio: [Option<Stdio>; 3],
-    /// Without namespaces and mounts.
-    pub(crate) chroot: bool,
+    pub(crate) way: Way,
     /// With the caller's `/proc` and processes, where no other `/proc` can be mounted.
     pub(crate) shares_processes: bool,
     /// The OCI runtime that runs the process, if not we.
     pub(crate) oci_runtime: Option<String>,
     pub(crate) seccomp: Option<FdIndex>,
     pub(crate) device_filter: Option<FdIndex>,
+}
+
+/// What is around the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Way {
+    #[default]
+    Namespaces,
+    /// Another root directory, without namespaces and mounts.
+    Chroot,
+    /// Nothing: the root file system is this process's own.
+    InPlace,
 }
 
 /// A directory (or file) from outside.

@@ -10,7 +10,7 @@ use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, openat};
 use crate::error::RunError;
 use crate::etc;
 use crate::io::{Input, Output, ProcessIo};
-use crate::plan::{FdIndex, Plan, PlannedMount, PlannedSource, Stdio, Tree};
+use crate::plan::{FdIndex, Plan, PlannedMount, PlannedSource, Stdio, Tree, Way};
 use crate::spec::{
     BindSource, HOSTNAME_DEFAULT, Mount, MountSource, PATH_DEFAULT, ProcessSpec, Rootfs,
 };
@@ -87,7 +87,7 @@ pub(crate) fn plan(
         init: spec.init,
         umask: spec.umask & 0o777,
         stdio,
-        chroot: false,
+        way: Way::default(),
         shares_processes: false,
         oci_runtime: None,
         seccomp: None,

@@ -45,6 +45,8 @@ pub struct Probe {
     pub device_nodes: Check,
     /// `chroot`
     pub chroot: Check,
+    /// Taking over the root directory, without anybody insisting.
+    pub in_place: Check,
     /// Loading a system call filter.
     pub seccomp: Check,
     /// Loading a device filter for a control group.

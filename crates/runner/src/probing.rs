@@ -38,8 +38,12 @@ pub(crate) fn probe(scratch: &Path) -> Probe {
         uid: rustix::process::geteuid().as_raw(),
         initial_user_namespace: userns::is_initial(),
         capabilities,
-        user_namespace: attempt(userns::enter_with_own_id),
-        user_namespace_hint: userns::denial_hint().map(str::to_owned),
+        // Without a mount in it, it is no use.
+        user_namespace: attempt(|| {
+            userns::enter_with_own_id()?;
+            try_mount_api()
+        }),
+        user_namespace_hint: None,
         maps_all_ids: userns::may_map_all(),
         namespaces: attempt(|| sys::unshare(NAMESPACES)),
         mount_api: attempt(try_mount_api),
@@ -57,6 +61,7 @@ pub(crate) fn probe(scratch: &Path) -> Probe {
         }),
         device_nodes: attempt(|| try_device(scratch)),
         chroot: attempt(|| Ok(rustix::process::chroot(scratch)?)),
+        in_place: Check::Fails("it was not looked at".to_owned()),
         seccomp: attempt(try_seccomp),
         device_filter: attempt(|| sys::load_device_program(&devices::program()).map(drop)),
         control_groups: ControlGroups::probe(),
@@ -74,6 +79,16 @@ pub(crate) fn probe(scratch: &Path) -> Probe {
 /// covered in parts.
 pub(crate) fn fresh_proc() -> Check {
     attempt(try_proc)
+}
+
+/// Whether this process may make namespaces and mount in them, by doing what a sandbox does. In a
+/// thread of its own, whose namespaces nobody else sees and which end with it.
+pub(crate) fn can_mount() -> bool {
+    let tried = std::thread::Builder::new().spawn(|| {
+        sys::unshare(libc::CLONE_FS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)?;
+        try_mount_api()
+    });
+    tried.is_ok_and(|thread| matches!(thread.join(), Ok(Ok(()))))
 }
 
 /// Tries something in a process of its own, which the kernel clears up after.

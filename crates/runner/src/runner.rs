@@ -23,13 +23,14 @@ use crate::connection::Network;
 use crate::devices;
 use crate::error::RunError;
 use crate::executable::Executable;
+use crate::in_place;
 use crate::io::{Input, Output, OutputSink, ProcessIo, Stream};
 use crate::isolation::{self, Isolation, Means};
-use crate::mountfd::{NOSUID_NODEV_NOEXEC, new_file_system};
 use crate::networks::{Networks, Taken};
-use crate::plan::{Command, Event, Request, STAGE_ARGUMENT, STAGE_NAME};
+use crate::plan::{Command, Event, Request, STAGE_ARGUMENT, STAGE_NAME, Way};
 use crate::planner::{self, Fds, SettingUp as _};
 use crate::probe::{Check, Probe};
+use crate::probing;
 use crate::seccomp;
 use crate::spec::{ProcessSpec, Security};
 use crate::status::{ExitStatus, Warning};
@@ -58,6 +59,8 @@ pub struct RunnerOptions {
     pub stage: Option<PathBuf>,
     /// How processes are isolated.
     pub isolation: Isolation,
+    /// Take over a root directory that does not look like a container's: [`Isolation::InPlace`].
+    pub insist_in_place: bool,
     /// Why the caller is not in a user namespace, where it tried to enter one: said along with why
     /// there is no stronger isolation.
     pub no_user_namespace: Option<String>,
@@ -88,10 +91,13 @@ impl SandboxRunner {
             .unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
         let stage = Executable::open(&path).setting_up("open the runner's program", &path)?;
         let stage = Arc::new(stage);
+        if options.isolation == Isolation::InPlace {
+            in_place::may_take_root(options.insist_in_place)?;
+        }
         let means = Means {
             capabilities: capabilities::effective(),
             initial_user_namespace: userns::is_initial(),
-            can_mount: new_file_system("tmpfs", &[], NOSUID_NODEV_NOEXEC).is_ok(),
+            can_mount: probing::can_mount(),
         };
         let explain = |reason: &str| match &options.no_user_namespace {
             Some(why) => format!("{reason}; {why}"),
@@ -192,7 +198,12 @@ impl SandboxRunner {
         let scratch = scratch.canonicalize().setting_up("find", scratch)?;
         let mut stage = Stage::start(&self.stage)?;
         match stage.ask(&Request::Probe { scratch }) {
-            Some(Ok(Received::Message(Event::Probed(probe), _))) => Ok(*probe),
+            Some(Ok(Received::Message(Event::Probed(mut probe), _))) => {
+                // What the stage, which has no environment, cannot know.
+                probe.in_place = in_place::probe();
+                probe.user_namespace_hint = userns::denial_hint().map(str::to_owned);
+                Ok(*probe)
+            }
             _ => Err(RunError::Lost {
                 detail: stage.last_words(),
             }),
@@ -230,15 +241,22 @@ impl SandboxRunner {
                 .unwrap_or_else(|| "it is switched off (--isolation none)".to_owned());
             return Err(RunError::NoIsolation { reason });
         }
-        let chroot = self.isolation == Isolation::Chroot;
+        let way = self.way();
+        if way == Way::InPlace && !spec.extra_hosts.is_empty() {
+            return Err(RunError::Spec {
+                field: "extra_hosts".to_owned(),
+                reason: "not possible with inplace isolation, whose hosts file is the container's"
+                    .to_owned(),
+            });
+        }
         // Without CAP_SYS_ADMIN a filter would break `sudo`; the container's own stays.
-        let filterable = !chroot || capabilities::may_mount();
+        let filterable = way == Way::Namespaces || capabilities::may_mount();
         let filtered = spec.security == Security::Sandbox && filterable && oci_runtime.is_none();
         let mut fds = Fds::new();
         let network = self.network_for(&mut spec)?;
         let timeout = spec.timeout;
         let (mut plan, pipes) = planner::plan(spec, &mut io, &mut fds)?;
-        plan.chroot = chroot;
+        plan.way = way;
         plan.shares_processes = self.shares_processes;
         plan.oci_runtime = oci_runtime.map(str::to_owned);
         let (namespace, helper) = network.map(Taken::into_parts).unzip();
@@ -332,6 +350,16 @@ impl Deadline {
     fn passed(&self) -> Option<Duration> {
         let (_, after) = self.at?;
         self.has_passed.then_some(after)
+    }
+}
+
+impl SandboxRunner {
+    fn way(&self) -> Way {
+        match self.isolation {
+            Isolation::Chroot => Way::Chroot,
+            Isolation::InPlace => Way::InPlace,
+            _ => Way::Namespaces,
+        }
     }
 }
 

@@ -17,18 +17,22 @@ use rustix::process::{
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::capabilities;
 use crate::channel::{Channel, Received};
 use crate::dev::{self, Dev, Terminal};
 use crate::exec;
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, attach, clone_tree, new_file_system, restrict};
-use crate::plan::{Doing as _, Failure, FdIndex, Go, Note, Plan, PlannedSource, Stub, Tree};
+use crate::network;
+use crate::plan::{Doing as _, Failure, FdIndex, Go, Note, Plan, PlannedSource, Stub, Tree, Way};
 use crate::privileges;
 use crate::reaper;
 use crate::rootpath::{Made, Missing, Root};
+use crate::seccomp;
 use crate::spec::Security;
 use crate::status::Warning;
 use crate::sys;
 use crate::user::{self, Identity};
+use crate::userns;
 
 /// As much of `/etc/passwd` or `/etc/group` as is read (CVE-2026-47262).
 const ACCOUNT_FILE_BYTES_MAX: u64 = 10 << 20;
@@ -96,7 +100,7 @@ pub(crate) fn enter(ready: Ready) -> ! {
 fn build(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Failure> {
     it.await_go()?;
     umask(Mode::empty());
-    rustix::system::sethostname(it.plan.hostname.as_bytes()).doing("set the host name")?;
+    it.set_host_name()?;
     it.enter_network(&mut trees)?;
 
     mount_change(
@@ -126,12 +130,23 @@ fn build(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Failure> {
     it.become_command(stdio, &identity, filter.as_deref())
 }
 
+/// How a process without namespaces has no network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OwnNetwork {
+    /// It has the caller's.
+    No,
+    /// This one namespace could be made.
+    Namespace,
+    /// It can make no sockets but local ones.
+    Filter,
+}
+
 /// Goes into the root file system without namespaces and becomes the command.
 pub(crate) fn enter_chroot(
     plan: Plan,
     fds: Vec<Option<OwnedFd>>,
     rootfs: OwnedFd,
-    channel: Channel,
+    (channel, network): (Channel, OwnNetwork),
 ) -> ! {
     let builder = Builder {
         plan,
@@ -146,27 +161,44 @@ pub(crate) fn enter_chroot(
         sys: None,
         proc: None,
     };
-    let Err(failure) = build_chroot(&builder, movable);
+    let Err(failure) = build_chroot(&builder, movable, network);
     // As above.
     let _gone = builder.channel.send(&Note::Failed(failure), &[]);
     sys::exit_now(125)
 }
 
-fn build_chroot(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Failure> {
+fn build_chroot(
+    it: &Builder,
+    mut trees: MovableTrees,
+    network: OwnNetwork,
+) -> Result<Infallible, Failure> {
     it.await_go()?;
     umask(Mode::empty());
+    if network == OwnNetwork::Namespace {
+        network::loopback_up().doing("bring up the loopback interface")?;
+    }
     let identity = it.resolve_user(it.root())?;
     it.make_cwd(it.root(), &identity)?;
-    let stdio = it.open_streams(&identity, &mut trees, || {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        openat(CWD, "/dev/null", flags, Mode::empty()).doing_at("open", "/dev/null")
-    })?;
+    let stdio = match it.plan.terminal {
+        Some(window) => it.hand_over(dev::outer_terminal(window, &identity)?)?,
+        None => it.open_streams(&identity, &mut trees, open_outer_null)?,
+    };
     let filter = it.read_filter(&mut trees)?;
-    let what = "change to the root file system";
-    fchdir(&it.rootfs).doing(what)?;
-    rustix::process::chroot(".").doing(what)?;
-    chdir("/").doing(what)?;
+    if it.plan.way == Way::Chroot {
+        let what = "change to the root file system";
+        fchdir(&it.rootfs).doing(what)?;
+        rustix::process::chroot(".").doing(what)?;
+        chdir("/").doing(what)?;
+    }
+    if network == OwnNetwork::Filter {
+        it.go_offline()?;
+    }
     it.become_command(stdio, &identity, filter.as_deref())
+}
+
+fn open_outer_null() -> Result<OwnedFd, Failure> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    openat(CWD, "/dev/null", flags, Mode::empty()).doing_at("open", "/dev/null")
 }
 
 pub(crate) struct Builder {
@@ -599,6 +631,40 @@ impl Builder {
         }
         sys::reset_signals();
         Err(exec::execute(&self.plan.args, &env))
+    }
+
+    /// The filter of a container around this one may forbid it, in a user namespace too.
+    fn set_host_name(&self) -> Result<(), Failure> {
+        match rustix::system::sethostname(self.plan.hostname.as_bytes()) {
+            Err(rustix::io::Errno::PERM) if !userns::is_initial() => {
+                self.warn(Warning {
+                    what: "host name".to_owned(),
+                    why: "the container around this one forbids to set it".to_owned(),
+                });
+                Ok(())
+            }
+            other => other.doing("set the host name"),
+        }
+    }
+
+    /// Where not even a network namespace can be had.
+    fn go_offline(&self) -> Result<(), Failure> {
+        let program = seccomp::offline().ok_or_else(|| Failure::Spec {
+            field: "network".to_owned(),
+            reason: "`none` needs a network namespace here, which cannot be made".to_owned(),
+        })?;
+        let what = "load the filter that keeps the process off the network";
+        if !capabilities::may_mount() {
+            rustix::thread::set_no_new_privs(true).doing(what)?;
+        }
+        sys::load_seccomp(&program).doing(what)?;
+        self.warn(Warning {
+            what: "network none".to_owned(),
+            why: "no network namespace can be made here: sockets are refused, those of the \
+                loopback interface too, and `sudo` gains nothing"
+                .to_owned(),
+        });
+        Ok(())
     }
 
     fn read_filter(&self, trees: &mut MovableTrees) -> Result<Option<Vec<u8>>, Failure> {

@@ -26,18 +26,18 @@ use rustix::process::{
 use crate::cgroup::{self, Groups, Hierarchies};
 use crate::channel::{Channel, Received};
 use crate::chroot::Furniture;
-use crate::connection::Connection;
+use crate::connection::{Connection, Network};
 use crate::connector;
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, clone_tree, restrict};
 use crate::oci;
 use crate::orphans;
 use crate::plan::{
     Command, Doing as _, Event, Failure, FdIndex, Go, Note, Plan, PlannedSource, Request,
-    STAGE_ARGUMENT, STAGE_NAME, Stub, Tree,
+    STAGE_ARGUMENT, STAGE_NAME, Stub, Tree, Way,
 };
 use crate::probing;
 use crate::rootpath::Root;
-use crate::sandbox::{self, Cgroups, Ready};
+use crate::sandbox::{self, Cgroups, OwnNetwork, Ready};
 use crate::spec::Security;
 use crate::status::{Ended, Warning};
 use crate::stubs;
@@ -98,7 +98,7 @@ fn run_plan(
 ) -> Result<Event, Failure> {
     // Out of the terminal's reach: its Ctrl-C is the caller's business.
     setsid().doing("start a session")?;
-    if plan.chroot {
+    if plan.way != Way::Namespaces {
         return run_in_chroot(channel, plan, fds);
     }
     if let Some(runtime) = plan.oci_runtime.clone() {
@@ -221,11 +221,11 @@ fn watch_in_chroot(
     let (none, mut warnings) = (Hierarchies::default(), Vec::new());
     let groups = Groups::new(&none, &run_name(), &plan.limits, &mut warnings);
     let (notes, to_supervisor) = Channel::pair().doing("make a channel")?;
-    let (cloned, _) = sys::clone_process(0, None).doing("start a process")?;
+    let (cloned, network) = clone_for_chroot(&plan)?;
     let process = match cloned {
         Cloned::Child => {
             drop(notes);
-            sandbox::enter_chroot(plan, fds, rootfs, to_supervisor)
+            sandbox::enter_chroot(plan, fds, rootfs, (to_supervisor, network))
         }
         Cloned::Parent(process) => Process::of(process).doing("open the new process")?,
     };
@@ -237,6 +237,21 @@ fn watch_in_chroot(
         warnings,
     };
     sandbox.watch(channel, false)
+}
+
+/// A process that has no network has a namespace of it, where one can be made.
+fn clone_for_chroot(plan: &Plan) -> Result<(Cloned, OwnNetwork), Failure> {
+    let none = plan.network == Network::None;
+    if none && let Ok((cloned, _)) = sys::clone_process(libc::CLONE_NEWNET, None) {
+        return Ok((cloned, OwnNetwork::Namespace));
+    }
+    let (cloned, _) = sys::clone_process(0, None).doing("start a process")?;
+    let network = if none {
+        OwnNetwork::Filter
+    } else {
+        OwnNetwork::No
+    };
+    Ok((cloned, network))
 }
 
 fn receive_request(channel: &Channel) -> io::Result<Requested> {

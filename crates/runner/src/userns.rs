@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,6 +16,7 @@ use rustix::process::{WaitOptions, getegid, geteuid, getpid, waitpid};
 use rustix::thread::CapabilitySet;
 
 use crate::capabilities;
+use crate::mountfd::{NOSUID_NODEV_NOEXEC, attach, new_file_system};
 use crate::probe::{find_program, ranges_of, user_name};
 use crate::sys::{self, Cloned};
 
@@ -55,29 +57,126 @@ pub struct UserNamespaceError {
 ///
 /// # Errors
 /// When the machine forbids user namespaces; the error says what would allow them.
+///
+/// # Rehearsal
+/// A namespace cannot be left again. So all of it, with a mount as a step needs it, is tried by a
+/// process of its own first: after an error, this one is where it was.
 pub fn become_root_in_user_namespace() -> Result<Mapping, UserNamespaceError> {
     let own = own_ids();
+    rehearse(own)?;
     let helper = Helper::prepare(own);
-    sys::unshare(libc::CLONE_NEWUSER).map_err(|source| denied("make a user namespace", source))?;
+    enter(own, helper).map_err(|failed| failed.explained())
+}
+
+/// What entering consists of. An index travels.
+const ACTIONS: [&str; 6] = [
+    "try out a user namespace",
+    "make a user namespace",
+    "map the user's own id",
+    "make a mount namespace",
+    "separate the mounts",
+    "mount a file system in a user namespace",
+];
+const TRY: usize = 0;
+const MAKE: usize = 1;
+const MAP: usize = 2;
+const MAKE_MOUNTS: usize = 3;
+const SEPARATE: usize = 4;
+const MOUNT: usize = 5;
+
+/// One of the [`ACTIONS`], and the kernel's answer.
+#[derive(Debug)]
+struct Failed {
+    action: usize,
+    source: io::Error,
+}
+
+impl Failed {
+    fn explained(self) -> UserNamespaceError {
+        UserNamespaceError {
+            action: ACTIONS.get(self.action).copied().unwrap_or(ACTIONS[TRY]),
+            hint: denial_hint(),
+            source: self.source,
+        }
+    }
+}
+
+fn failed<E: Into<io::Error>>(action: usize) -> impl FnOnce(E) -> Failed {
+    move |source| Failed {
+        action,
+        source: source.into(),
+    }
+}
+
+fn enter(own: (u32, u32), helper: Result<Helper, String>) -> Result<Mapping, Failed> {
+    sys::unshare(libc::CLONE_NEWUSER).map_err(failed(MAKE))?;
     let mapping = match helper.and_then(Helper::map) {
         Ok(mapping) => mapping,
         Err(reason) => {
-            map_ids(own).map_err(|source| denied("map the user's own id", source))?;
+            map_ids(own).map_err(failed(MAP))?;
             Mapping::OwnIdOnly { reason }
         }
     };
-    sys::unshare(libc::CLONE_NEWNS).map_err(|source| denied("make a mount namespace", source))?;
+    sys::unshare(libc::CLONE_NEWNS).map_err(failed(MAKE_MOUNTS))?;
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    mount_change("/", flags).map_err(|source| denied("separate the mounts", source.into()))?;
+    mount_change("/", flags).map_err(failed(SEPARATE))?;
     Ok(mapping)
 }
 
-fn denied(action: &'static str, source: io::Error) -> UserNamespaceError {
-    UserNamespaceError {
-        action,
-        hint: denial_hint(),
+/// Enters in a child, and mounts there.
+fn rehearse(own: (u32, u32)) -> Result<(), UserNamespaceError> {
+    let tried = |source| Failed {
+        action: TRY,
         source,
+    };
+    let (mut answer, mut say) = io::pipe().map_err(|error| tried(error).explained())?;
+    match sys::fork().map_err(|error| tried(error).explained())? {
+        Cloned::Child => {
+            drop(answer);
+            // Other ids than the user's own do not decide; for root, one decides.
+            let helper = match may_map_all() {
+                true => Helper::prepare(own),
+                false => Err(String::new()),
+            };
+            let entered = enter(own, helper).and_then(|_| mount_something());
+            if let Err(Failed { action, source }) = entered {
+                let errno = source.raw_os_error().unwrap_or(libc::EIO);
+                // Both fit: the largest error number is 133.
+                let bytes = [action, usize::try_from(errno).unwrap_or_default()];
+                let bytes = bytes.map(|it| u8::try_from(it).unwrap_or(u8::MAX));
+                // If nobody listens, nobody wants to know.
+                let _gone = say.write_all(&bytes);
+            }
+            sys::exit_now(0)
+        }
+        Cloned::Parent(process) => {
+            drop(say);
+            let mut bytes = Vec::new();
+            let heard = answer.read_to_end(&mut bytes);
+            let ended = waitpid(Some(process), WaitOptions::empty());
+            let fine = matches!(ended, Ok(Some((_, status))) if status.exit_status() == Some(0));
+            match (heard, bytes.as_slice()) {
+                (Ok(_), []) if fine => Ok(()),
+                (Ok(_), [action, errno]) => Err(Failed {
+                    action: (*action).into(),
+                    source: io::Error::from_raw_os_error((*errno).into()),
+                }
+                .explained()),
+                (Err(error), _) => Err(tried(error).explained()),
+                _ => Err(tried(io::Error::other("its process was killed")).explained()),
+            }
+        }
     }
+}
+
+/// As a step does: making a file system is one thing, putting it somewhere another, which security
+/// modules forbid by itself.
+fn mount_something() -> Result<(), Failed> {
+    let mount = || -> io::Result<()> {
+        let tmpfs = new_file_system("tmpfs", &[], NOSUID_NODEV_NOEXEC)?;
+        attach(tmpfs.as_fd(), fs::File::open("/")?.as_fd())
+    };
+    mount().map_err(failed(MOUNT))
 }
 
 /// What would allow user namespaces, where something is known to forbid them.
@@ -90,7 +189,7 @@ const CONTAINER_HINT: &str = "this container forbids it: `docker run --security-
     seccompProfile and an appArmorProfile of type `Unconfined`";
 
 /// By what the usual engines leave in their containers.
-fn is_in_container() -> bool {
+pub(crate) fn is_in_container() -> bool {
     ["/.dockerenv", "/run/.containerenv"]
         .iter()
         .any(|path| Path::new(path).exists())

@@ -12,6 +12,7 @@
 //! Invariant: a copy shares no writable file with a layer or another copy (no hard links), so what
 //! runs in one changes nothing else.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,14 +20,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use longshore_layers::{
-    Devices, DirectoryForm, DirectoryOptions, Listing, NoLowerLayers, OverlayAttributes, Ownership,
-    Timestamp, changes_of_overlay, changes_since, materialise,
+    Change, Devices, DirectoryForm, DirectoryOptions, EntryPath, Kept, Listing, NoLowerLayers,
+    OverlayAttributes, Ownership, Timestamp, changes_of_overlay, changes_since, materialise,
 };
 
 use crate::SnapshotId;
 use crate::claim::Claim;
 use crate::error::{CopyContext as _, IoContext as _, SnapshotError};
 use crate::handles::{copy_root_metadata, open_dir};
+use crate::in_place::{Place, shown};
 use crate::overlay::OverlayMarks;
 use crate::store::{Owners, Pinned, makes_devices};
 
@@ -46,6 +48,8 @@ pub(crate) struct CopiedRoot {
     owners: Owners,
     /// It was handed out, and what changed is not collected yet.
     used: bool,
+    /// Where layers have something that it does not show, because something else is kept there.
+    left_out: Vec<String>,
 }
 
 /// A copy that is no one's at the moment.
@@ -89,8 +93,35 @@ impl CopiedRoot {
         } else {
             claim.beside("root")
         };
-        apply(&parents[have..], &directory, marks, owners)?;
-        let before = Listing::of(open_dir(&directory)?).copying("list the copied layers")?;
+        let kept = &mut Kept::default();
+        apply(&parents[have..], &directory, (marks, owners), kept)?;
+        Self::list(directory, claim, (marks, owners), kept.clone())
+    }
+
+    /// Makes the copy in a place that somebody else is in too.
+    pub(crate) fn make_in_place(
+        place: &Place,
+        claim: &Claim,
+        parents: &[Pinned],
+        (marks, owners): (OverlayMarks, Owners),
+    ) -> Result<Self, SnapshotError> {
+        let ids: Vec<SnapshotId> = parents.iter().map(|it| it.id().clone()).collect();
+        let (have, mut kept) = place.make_ready(&ids)?;
+        let layers = &parents[have..];
+        let left_out = apply(layers, &place.directory, (marks, owners), &mut kept)?;
+        let mut copied = Self::list(place.directory.clone(), claim, (marks, owners), kept)?;
+        copied.left_out = shown(left_out);
+        Ok(copied)
+    }
+
+    fn list(
+        directory: PathBuf,
+        claim: &Claim,
+        (marks, owners): (OverlayMarks, Owners),
+        kept: Kept,
+    ) -> Result<Self, SnapshotError> {
+        let listed = Listing::around(open_dir(&directory)?, kept);
+        let before = listed.copying("list the copied layers")?;
         if let Some(newest) = before.newest_change() {
             wait_until_after(newest, claim)?;
         }
@@ -100,7 +131,17 @@ impl CopiedRoot {
             marks,
             owners,
             used: false,
+            left_out: Vec::new(),
         })
+    }
+
+    /// What is no part of it.
+    pub(crate) fn kept(&self) -> &Kept {
+        self.before.kept()
+    }
+
+    pub(crate) fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// The directory, for a process to run in.
@@ -128,25 +169,32 @@ impl CopiedRoot {
     }
 }
 
-/// Applies layers to a directory, lowest first.
+/// Applies layers to a directory, lowest first, around what is kept there. Gives the paths at
+/// which the layers have something that is not there then.
 pub(crate) fn apply(
     layers: &[Pinned],
     directory: &Path,
-    marks: OverlayMarks,
-    owners: Owners,
-) -> Result<(), SnapshotError> {
-    let attributes = attributes(marks);
+    (marks, owners): (OverlayMarks, Owners),
+    kept: &mut Kept,
+) -> Result<BTreeSet<EntryPath>, SnapshotError> {
     let options = options(DirectoryForm::Merged, owners);
+    let mut left_out = BTreeSet::new();
     for layer in layers {
-        let changes = changes_of_overlay(layer.tree().open_root()?, attributes)
-            .copying("read a layer's directory")?;
+        let mut changes = changes_of_layer(layer, marks)?;
+        let fitted = kept.fit(open_dir(directory)?, &mut changes);
+        left_out.extend(fitted.copying("remove what a layer hides")?);
         materialise(&changes, open_dir(directory)?, &options, &NoLowerLayers)
             .copying("copy a layer")?;
     }
-    match layers.last() {
-        Some(top) => copy_root_metadata(top.tree().open_root()?.as_fd(), directory),
-        None => Ok(()),
+    if let Some(top) = layers.last() {
+        copy_root_metadata(top.tree().open_root()?.as_fd(), directory)?;
     }
+    Ok(left_out)
+}
+
+fn changes_of_layer(layer: &Pinned, marks: OverlayMarks) -> Result<Vec<Change>, SnapshotError> {
+    changes_of_overlay(layer.tree().open_root()?, attributes(marks))
+        .copying("read a layer's directory")
 }
 
 /// Waits until whatever changes from now on carries a later time: a tick of the kernel's clock at

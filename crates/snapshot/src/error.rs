@@ -37,6 +37,20 @@ pub enum SnapshotError {
         #[source]
         source: io::Error,
     },
+    /// Another process has its root file systems in this place.
+    #[error("another build uses `{}` for its steps", path.display())]
+    PlaceTaken {
+        /// The place.
+        path: PathBuf,
+    },
+    /// What is to be kept is no part of the place, or all of it.
+    #[error("`{}` cannot be kept while `{}` is used for steps", path.display(), place.display())]
+    NotBelowPlace {
+        /// What is to be kept.
+        path: PathBuf,
+        /// The place.
+        place: PathBuf,
+    },
     /// Layers could not be copied together, or what changed in a copy could not be told.
     #[error("cannot {action}")]
     Copy {
@@ -86,6 +100,8 @@ impl SnapshotError {
             Self::TooManyLayers { .. }
             | Self::Mount { .. }
             | Self::Copy { .. }
+            | Self::PlaceTaken { .. }
+            | Self::NotBelowPlace { .. }
             | Self::MountImage { .. }
             | Self::Io { .. } => ErrorClass::Environment,
         }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use longshore_layers::Kept;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timestamps, Uid, chown, openat, utimensat};
 use rustix::io::Errno;
 
@@ -108,6 +109,8 @@ pub struct ActiveSnapshot {
     pub(crate) parents: Vec<Pinned>,
     pub(crate) marks: OverlayMarks,
     pub(crate) copied: Option<CopiedRoot>,
+    /// The copy is in the store's place.
+    pub(crate) in_place: bool,
     upper: PathBuf,
 }
 
@@ -126,6 +129,7 @@ impl ActiveSnapshot {
             parents,
             marks,
             copied: None,
+            in_place: false,
             upper,
         })
     }
@@ -145,6 +149,13 @@ impl ActiveSnapshot {
     /// The layers below, lowest first.
     pub fn parents(&self) -> impl ExactSizeIterator<Item = &SnapshotId> {
         self.parents.iter().map(Pinned::id)
+    }
+
+    /// The paths at which layers have something that is not there, because something else is kept
+    /// in the place that this root file system is in.
+    #[must_use]
+    pub fn left_out(&self) -> &[String] {
+        self.copied.as_ref().map_or(&[], CopiedRoot::left_out)
     }
 
     /// The directory that takes the changes, in overlay's form. Around a copy it is empty before
@@ -209,7 +220,7 @@ impl View {
         owners: Owners,
     ) -> Result<Self, SnapshotError> {
         let tree = claim.tree();
-        copied::apply(&parents, &tree, marks, owners)?;
+        copied::apply(&parents, &tree, (marks, owners), &mut Kept::default())?;
         Ok(Self {
             parents,
             marks,

@@ -31,6 +31,7 @@ mod copied;
 mod error;
 mod handles;
 mod id;
+mod in_place;
 mod overlay;
 mod state;
 mod store;

@@ -36,6 +36,7 @@ use crate::claim::{self, Claim};
 use crate::copied::{CopiedRoot, Warm};
 use crate::error::{IoContext as _, SnapshotError};
 use crate::handles::{ActiveSnapshot, Pending, Snapshot, View, mount, open_dir};
+use crate::in_place::Place;
 use crate::overlay::{self, LAYERS_MAX, OverlayMarks};
 use crate::state::{Boot, State, mark_synced};
 use crate::trash::Trash;
@@ -57,6 +58,7 @@ pub struct OverlaySnapshots {
     devices: bool,
     stacking: Arc<OnceLock<(Stacking, Option<String>)>>,
     warm: Arc<Mutex<Vec<Warm>>>,
+    place: Option<Arc<Place>>,
 }
 
 /// How root file systems are made of layers.
@@ -102,9 +104,52 @@ impl OverlaySnapshots {
     /// When the directory cannot be made.
     pub fn open_copying(root: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
         let store = Self::open(root)?;
-        // Nobody else has it yet.
-        let _first = store.stacking.set((Stacking::Copy, None));
+        store.copy_only();
         Ok(store)
+    }
+
+    /// From here on root file systems are copies, unless it was found out already how they are made.
+    pub fn copy_only(&self) {
+        let _known = self.stacking.set((Stacking::Copy, None));
+    }
+
+    /// The same store, whose steps have their root file systems in `place`, one after the other:
+    /// all that is there, but for what is `kept`, is removed when the first one is prepared. The
+    /// store itself is kept.
+    ///
+    /// # Errors
+    /// When another process uses the place, all of it is to be kept, or the directory cannot be
+    /// made.
+    pub fn open_in_place(
+        root: impl Into<PathBuf>,
+        place: &Path,
+        kept: &[PathBuf],
+    ) -> Result<Self, SnapshotError> {
+        let mut store = Self::open_copying(root)?;
+        let own = store.root.canonicalize().at("find", &store.root)?;
+        // A store that lies elsewhere needs no keeping.
+        let own = own.starts_with(place).then_some(own);
+        let kept: Vec<PathBuf> = kept.iter().cloned().chain(own).collect();
+        store.place = Some(Arc::new(Place::take(place, &kept)?));
+        Ok(store)
+    }
+
+    /// A root file system for a step: as [`prepare`](Snapshotter::prepare) makes it, or in the
+    /// place that the store was opened with. There, one may live at a time.
+    ///
+    /// # Errors
+    /// As those of [`prepare`](Snapshotter::prepare); when something cannot be removed.
+    pub fn prepare_root(&self, parents: &[SnapshotId]) -> Result<ActiveSnapshot, SnapshotError> {
+        let Some(place) = &self.place else {
+            return self.prepare(parents);
+        };
+        let parents = self.pin_all(parents)?;
+        let claim = Claim::new(&self.root, Arc::clone(&self.trash))?;
+        let who = (self.marks, self.owners);
+        let copied = CopiedRoot::make_in_place(place, &claim, &parents, who)?;
+        let mut active = ActiveSnapshot::around_copy(claim, parents, self.marks, copied)?;
+        active.in_place = true;
+        Ok(active)
     }
 
     /// Opens the store in a directory, making it if need be. Whether overlay can be mounted there
@@ -148,6 +193,7 @@ impl OverlaySnapshots {
             devices,
             stacking: Arc::default(),
             warm: Arc::default(),
+            place: None,
         })
     }
 
@@ -207,6 +253,9 @@ impl OverlaySnapshots {
     fn keep_warm(&self, active: ActiveSnapshot, id: &SnapshotId) {
         let mut layers: Vec<SnapshotId> = active.parents().cloned().collect();
         layers.push(id.clone());
+        if let (true, Some(place), Some(copied)) = (active.in_place, &self.place, &active.copied) {
+            return place.now_shows(layers, copied.kept().clone());
+        }
         let warm = Warm {
             layers,
             claim: active.claim,

@@ -13,6 +13,7 @@ use longshore_engine::{
     OutputSpec, Resources, SOURCE_DATE_EPOCH,
 };
 use longshore_oci::Reference;
+use longshore_runner::Isolation;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -25,14 +26,15 @@ use crate::output::parse_output;
 use crate::progress::Progress;
 use crate::report::{Usage, build_failure, diagnostics, say};
 use crate::table::out;
-use crate::{annotation, cache, config, spec, units};
+use crate::{annotation, cache, config, kept, spec, units};
 
 /// How many steps run at once: most wait for networks and disks more than they compute.
 const JOBS_DEFAULT: usize = 16;
 /// The largest archive or Dockerfile that is read from standard input, bytes.
 const STDIN_BYTES_MAX: u64 = 16 << 30;
-/// How long the end of a build waits for what it is deleting.
-const LET_GO: Duration = Duration::from_secs(5);
+/// How long the end of a build waits for what it is deleting: as good as always to the end, also on a
+/// machine that is busy with other things, but not for what never ends.
+const LET_GO: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
     if let Some(flag) = args.unsupported.given() {
@@ -48,7 +50,11 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
     // What came on standard input lives as long as the build.
     let mut stdin = None;
     let request = request(&args, &mut stdin)?;
-    let engine = config::engine_that_builds(global, &args.sandboxing, &args.space)?;
+    let kept = match args.sandboxing.isolation {
+        Isolation::InPlace => kept::in_place(global, &args, &request)?,
+        _ => Vec::new(),
+    };
+    let engine = config::engine_that_builds(global, &args.sandboxing, &args.space, kept)?;
     say_isolation(global, &engine, args.quiet)?;
     let mode = if args.quiet {
         ProgressMode::Quiet

@@ -183,7 +183,13 @@ fn show(probe: &Probe, findings: &[Finding<'_>], ways: &[Way]) {
         }
     }
     out("");
+    let in_place = |way: &Way| way.isolation == Isolation::InPlace && way.works;
     match best(ways) {
+        Isolation::None if ways.iter().any(in_place) => {
+            out(
+                "RUN steps work here with --isolation=inplace alone, which removes all files of this container.",
+            );
+        }
         Isolation::None => {
             out("RUN steps do not work here; builds without RUN, and registries, do.");
         }

@@ -25,12 +25,19 @@ const UNMASKED: &str = "a container: docker run --security-opt systempaths=uncon
 
 /// All of them, the strongest first.
 pub(crate) fn ways(probe: &Probe) -> Vec<Way> {
-    vec![full(probe), userns(probe), chroot(probe), none()]
+    vec![
+        full(probe),
+        userns(probe),
+        chroot(probe),
+        in_place(probe),
+        none(),
+    ]
 }
 
 /// What `auto` takes.
 pub(crate) fn best(ways: &[Way]) -> Isolation {
-    let works = ways.iter().find(|way| way.works);
+    // Nobody's files are removed without having been asked for it.
+    let works = (ways.iter()).find(|way| way.works && way.isolation != Isolation::InPlace);
     works.map_or(Isolation::None, |way| way.isolation)
 }
 
@@ -166,6 +173,21 @@ fn chroot(probe: &Probe) -> Way {
                what this container can"
             .to_owned(),
         advice,
+    }
+}
+
+fn in_place(probe: &Probe) -> Way {
+    let isolation = Isolation::InPlace;
+    if let Check::Fails(why) = &probe.in_place {
+        return missing(isolation, why.as_str(), &[]);
+    }
+    Way {
+        isolation,
+        works: true,
+        says: "only when asked for: steps have this container's own root directory, and all files \
+               in it are removed"
+            .to_owned(),
+        advice: Vec::new(),
     }
 }
 

@@ -76,6 +76,17 @@ impl fmt::Display for CommandTimedOut {
 
 impl std::error::Error for CommandTimedOut {}
 
+/// What every step has, and no step from its image.
+const STANDARD_FILES: [&str; 7] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/mtab",
+];
+
 /// What stays alive while the process runs.
 #[derive(Default)]
 struct Held {
@@ -107,7 +118,16 @@ pub(crate) async fn run(
         .first()
         .filter(|mount| mount.target == "/")
         .ok_or("a step has no root")?;
+    // Where all steps have the same directory, they have it one after the other.
+    let _turn = executor.engine.turn().await;
     let mut root = prepare(executor, root_mount, inputs).await?;
+    for path in root.active.left_out() {
+        if !STANDARD_FILES.contains(&path.as_str()) {
+            ctx.warn(format!(
+                "{path} is this container's own: what the image has there, the step does not see"
+            ));
+        }
+    }
     let mut held = Held::default();
     let default_network = executor.engine.default_network();
     let mut spec = specification(op, rootfs(root.active.rootfs()?), default_network)?;
@@ -162,7 +182,7 @@ async fn prepare(
     let view = store.view(&layers).await?;
     let snapshots = Arc::clone(store.snapshots());
     let prepared = spawn_blocking(move || {
-        let active = snapshots.prepare(&parents)?;
+        let active = snapshots.prepare_root(&parents)?;
         let began = std::fs::metadata(active.upper_path())?.ctime();
         Ok::<_, BoxError>((active, Timestamp::from_second(began - 1)?))
     });
@@ -442,7 +462,7 @@ fn add_ssh(
     let socket = agent.socket();
     held.agents.push(agent);
     Ok(Some(MountSource::Bind {
-        source: BindSource::Path(socket),
+        source: BindSource::Loan(socket),
         subpath: None,
         readonly: false,
         recursive: false,

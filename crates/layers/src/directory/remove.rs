@@ -59,7 +59,10 @@ pub(super) fn remove_unlisted(
 }
 
 /// The paths directly below `path`; none when it is no directory.
-fn children(root: BorrowedFd<'_>, path: &EntryPath) -> Result<Vec<EntryPath>, DirectoryError> {
+pub(super) fn children(
+    root: BorrowedFd<'_>,
+    path: &EntryPath,
+) -> Result<Vec<EntryPath>, DirectoryError> {
     let directory = match open_directory(root, path) {
         Ok(directory) => directory,
         Err(error) if is_no_directory(&error) => return Ok(Vec::new()),

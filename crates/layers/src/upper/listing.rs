@@ -19,13 +19,17 @@ use super::scan::{Found, failed, inspect, names_in, path_of};
 use super::{DiffError, changes_of, hash_into, same_metadata};
 use crate::fs_at::open_directory;
 use crate::{
-    Change, ContentHash, Entry, EntryPath, FileContent, FileStamp, HostFile, Kind, Metadata,
+    Change, ContentHash, Entry, EntryPath, FileContent, FileStamp, HostFile, Kept, Kind, Metadata,
     Timestamp,
 };
 
 /// Everything below a directory, by path, with what tells its versions apart.
 #[derive(Clone, Debug, Default)]
-pub struct Listing(BTreeMap<EntryPath, Seen>);
+pub struct Listing {
+    seen: BTreeMap<EntryPath, Seen>,
+    /// What is no part of the tree.
+    kept: Kept,
+}
 
 #[derive(Clone, Debug)]
 struct Seen {
@@ -61,6 +65,15 @@ impl Listing {
     /// # Errors
     /// When a directory cannot be read.
     pub fn of(directory: impl AsFd) -> Result<Self, DiffError> {
+        Self::around(directory, Kept::default())
+    }
+
+    /// Lists what is below `directory`, but for what is kept there; [`changes_since`] then leaves
+    /// the same out.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn around(directory: impl AsFd, kept: Kept) -> Result<Self, DiffError> {
         let path = EntryPath::root();
         let root = open_directory(directory, &path).map_err(failed("open", &path))?;
         let root = Arc::new(root);
@@ -73,6 +86,9 @@ impl Listing {
                 .collect();
             level.clear();
             for (path, seen) in listed?.into_iter().flatten() {
+                if kept.covers(&path) {
+                    continue;
+                }
                 if seen.is_directory {
                     level.push(path.clone());
                 }
@@ -80,16 +96,21 @@ impl Listing {
             }
         }
         note_shared(&root, &mut all)?;
-        Ok(Self(all))
+        Ok(Self { seen: all, kept })
     }
 
     /// When something in it last changed.
     pub fn newest_change(&self) -> Option<Timestamp> {
-        self.0.values().map(|seen| seen.stamp.ctime).max()
+        self.seen.values().map(|seen| seen.stamp.ctime).max()
+    }
+
+    /// What was left out.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     fn is_directory(&self, path: &EntryPath) -> bool {
-        path.is_root() || self.0.get(path).is_some_and(|seen| seen.is_directory)
+        path.is_root() || self.seen.get(path).is_some_and(|seen| seen.is_directory)
     }
 }
 
@@ -155,7 +176,7 @@ fn keep_remaining_names(
 ) -> Result<(), DiffError> {
     let mut names: HashMap<(u64, u64), Vec<EntryPath>> = HashMap::new();
     for path in changed.iter() {
-        if let Some(seen) = now.0.get(path).filter(|seen| !seen.is_directory) {
+        if let Some(seen) = now.seen.get(path).filter(|seen| !seen.is_directory) {
             names.entry(seen.inode()).or_default().push(path.clone());
         }
     }
@@ -173,7 +194,7 @@ fn keep_remaining_names(
 fn had_these_names(before: &Listing, now: &Listing, names: &[EntryPath]) -> bool {
     names
         .iter()
-        .all(|name| match (before.0.get(name), now.0.get(name)) {
+        .all(|name| match (before.seen.get(name), now.seen.get(name)) {
             (Some(then), Some(now)) => then.shared.is_some() && then.inode() == now.inode(),
             _ => false,
         })
@@ -185,7 +206,7 @@ fn holds_the_same(
     now: &Listing,
     name: &EntryPath,
 ) -> Result<bool, DiffError> {
-    let (Some(then), Some(now)) = (before.0.get(name), now.0.get(name)) else {
+    let (Some(then), Some(now)) = (before.seen.get(name), now.seen.get(name)) else {
         return Ok(false);
     };
     let same_stamp = (then.stamp.size, then.stamp.mtime) == (now.stamp.size, now.stamp.mtime);
@@ -213,20 +234,24 @@ pub fn changes_since(
 ) -> Result<(Vec<Change>, Listing), DiffError> {
     let path = EntryPath::root();
     let root = Arc::new(open_directory(directory, &path).map_err(failed("open", &path))?);
-    let now = Listing::of(&*root)?;
-    let changed = now
-        .0
-        .iter()
-        .filter(|(path, seen)| !before.0.get(*path).is_some_and(|then| then.is_same(seen)));
+    let now = Listing::around(&*root, before.kept.clone())?;
+    let changed = now.seen.iter().filter(|(path, seen)| {
+        !before
+            .seen
+            .get(*path)
+            .is_some_and(|then| then.is_same(seen))
+    });
     let mut wanted: BTreeSet<EntryPath> = changed.map(|(path, _)| path.clone()).collect();
     keep_remaining_names(&root, before, &now, &mut wanted)?;
-    let gone: Vec<&EntryPath> = before.0.keys().filter(|path| is_gone(path, &now)).collect();
+    let gone: Vec<&EntryPath> = (before.seen.keys())
+        .filter(|path| is_gone(path, &now))
+        .collect();
     add_parents(&mut wanted, &gone);
     let found: Result<BTreeMap<EntryPath, Found>, DiffError> = wanted
         .into_par_iter()
         .map(|path| Ok((path.clone(), look(&root, &path)?)))
         .collect();
-    let mut changes = changes_of(&found?, &root, |path| before.0.contains_key(path));
+    let mut changes = changes_of(&found?, &root, |path| before.seen.contains_key(path));
     changes.extend(gone.into_iter().map(whiteout));
     changes.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
     Ok((changes, now))
@@ -235,7 +260,7 @@ pub fn changes_since(
 /// Whether it is the topmost of what is gone: what was below it needs no word.
 fn is_gone(path: &EntryPath, now: &Listing) -> bool {
     let parent = path.parent().unwrap_or_default();
-    !now.0.contains_key(path) && now.is_directory(&parent)
+    !now.seen.contains_key(path) && now.is_directory(&parent)
 }
 
 fn add_parents(wanted: &mut BTreeSet<EntryPath>, gone: &[&EntryPath]) {

@@ -14,6 +14,7 @@
 //! looks at: `socket(0x1_0000_0026, …)` would else be family 38 to the kernel and none to the filter.
 
 mod bpf;
+mod offline;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,7 @@ use bpf::{
     OFFSET_ARCHITECTURE, OFFSET_ARGUMENT_0, OFFSET_NUMBER, and, if_equal, if_not_less, load,
     verdict,
 };
+pub(crate) use offline::offline;
 
 use crate::capabilities::by_name;
 
@@ -150,12 +152,21 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Vec<Instruction> {
 }
 
 fn compile(family: Family, capabilities: CapabilitySet) -> Vec<Instruction> {
-    let tree = |architecture| number_tree(&ranges(architecture, capabilities));
+    assemble(family, |architecture| {
+        number_tree(&match architecture {
+            Architecture::X32 => x32_ranges(capabilities),
+            other => ranges(other, capabilities),
+        })
+    })
+}
+
+/// A program of a tree for each architecture; x32's has that bit in its numbers.
+fn assemble(family: Family, tree: impl Fn(Architecture) -> Vec<Instruction>) -> Vec<Instruction> {
     let kill = verdict(Verdict::KillProcess);
     let mut program = vec![load(OFFSET_ARCHITECTURE)];
     program.extend(match family {
         Family::X86 => {
-            let x32 = number_tree(&x32_ranges(capabilities));
+            let x32 = tree(Architecture::X32);
             let native = with_number(if_not_less(X32_BIT, x32, tree(Architecture::X86_64)));
             let sibling = with_number(tree(Architecture::X86));
             let others = if_equal(Architecture::X86.audit(), sibling, kill);
@@ -229,6 +240,14 @@ fn rules(architecture: Architecture, capabilities: CapabilitySet) -> BTreeMap<u3
     lines()
         .filter_map(|line| parse_line(line, architecture, capabilities))
         .collect()
+}
+
+/// A system call's number, without x32's bit.
+fn number_of(name: &str, architecture: Architecture) -> Option<u32> {
+    let mut words = lines()
+        .map(str::split_ascii_whitespace)
+        .find_map(|mut words| (words.next() == Some(name)).then_some(words))?;
+    words.nth(architecture.column() + 1)?.parse().ok()
 }
 
 /// `name rule x86_64 x86 x32 aarch64 arm`
