@@ -186,9 +186,10 @@ mod tests {
     /// A store of a kernel that mounts no image.
     fn store_without_images(root: &Path) -> Arc<LayerStore> {
         let client = Client::new(ClientOptions::anonymous());
+        // First: it takes no directory that has other files.
+        let state = StateRoot::open(root).unwrap();
         let snapshots = Arc::new(OverlaySnapshots::open(root).unwrap());
-        let root = StateRoot::open(root).unwrap();
-        let store = LayerStore::new(root, snapshots, client.clone(), client, LayerForm::Auto);
+        let store = LayerStore::new(state, snapshots, client.clone(), client, LayerForm::Auto);
         store.images_work.set(Err("no EROFS".to_owned())).unwrap();
         Arc::new(store)
     }
