@@ -90,7 +90,9 @@ impl Engine {
         cancel: Cancel,
     ) -> Result<ExitStatus, EngineError> {
         let runner = self.runner()?;
-        request.network.get_or_insert_with(|| self.default_network());
+        request
+            .network
+            .get_or_insert_with(|| self.default_network());
         let (isolation, _) = self.isolation()?;
         if isolation == Isolation::InPlace {
             return Err(EngineError::Invalid(

@@ -185,7 +185,7 @@ mod tests {
     fn steps_follow_one_another_and_stages_start_clean() {
         let it = fixture();
         let base = it.layer("base", &["bin/sh", "etc/passwd", "etc/hosts"]);
-        let first = it.step(&[base.clone()], "first", || {
+        let first = it.step(std::slice::from_ref(&base), "first", || {
             assert!(it.place("bin/sh").exists() && !it.place("usr").exists());
             fs::write(it.place("made"), "by the first").unwrap();
             fs::write(it.place("own/secret"), "not the step's").unwrap();
@@ -217,7 +217,7 @@ mod tests {
     fn a_step_that_was_not_kept_leaves_nothing_to_the_next() {
         let it = fixture();
         let base = it.layer("base", &["a"]);
-        let active = it.store.prepare_root(&[base.clone()]).unwrap();
+        let active = it.store.prepare_root(std::slice::from_ref(&base)).unwrap();
         fs::write(it.place("torn"), "").unwrap();
         drop(active);
         it.step(&[base], "next", || assert!(!it.place("torn").exists()));
