@@ -57,6 +57,37 @@ fn a_step_that_takes_too_long_is_killed_with_all_that_it_started() {
 }
 
 #[test]
+fn an_interrupted_build_ends_although_nobody_reads_what_it_says() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let word = unused_seconds(83);
+    let dockerfile = format!("FROM busybox\nRUN sleep {word} & yes flood\n");
+    let context = sandbox.fresh_context(&[("Dockerfile", &dockerfile)]);
+    for signals in [1, 2] {
+        let mut command = sandbox.command(["build", "--progress", "plain", "--no-cache"]);
+        command.arg(&context).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut said = child.stderr.take().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"flood") {
+            let mut byte = [0];
+            assert_ne!(said.read(&mut byte).unwrap(), 0, "it ended");
+            head.push(byte[0]);
+        }
+        // From here on the pipe fills, and nothing more is taken from it.
+        crate::kill::wait_until("the step runs", || crate::kill::runs(&word));
+        let pid = Pid::from_child(&child);
+        for _ in 0..signals {
+            kill_process(pid, Signal::INT).unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        assert!(!child.wait().unwrap().success());
+        is_gone(&word);
+    }
+}
+
+#[test]
 fn a_container_that_takes_too_long_is_killed() {
     let Some(sandbox) = Sandbox::with_busybox() else {
         return;

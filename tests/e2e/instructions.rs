@@ -554,6 +554,23 @@ fn tmpfs_mounts_are_memory_and_are_not_in_the_image() {
 }
 
 #[test]
+fn a_cache_that_a_step_mounts_twice_is_one_directory() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    for sharing in ["shared", "private", "locked"] {
+        let mount = |target| format!("--mount=type=cache,id=c,sharing={sharing},target={target}");
+        let dockerfile = format!(
+            "FROM busybox\nRUN {} {} echo {sharing} > /a/f && cp /b/f /seen\n",
+            mount("/a"),
+            mount("/b")
+        );
+        let root = sandbox.exported(&[("Dockerfile", &dockerfile)]);
+        assert_eq!(root.text("seen").trim(), sharing);
+    }
+}
+
+#[test]
 fn a_tmpfs_mount_that_is_read_only_takes_no_files() {
     let Some(sandbox) = Sandbox::with_busybox() else {
         return;

@@ -288,3 +288,11 @@ fn limits_hold() {
         .stdout;
     assert!(shm.contains(" 1024 "), "{shm}");
 }
+
+#[test]
+fn an_option_that_is_none_is_named_and_is_no_image() {
+    let sandbox = Sandbox::new();
+    sandbox
+        .run(["run", "--cap-add", "ALL", "busybox", "true"])
+        .failure(2, &["`--cap-add` is no option"]);
+}

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod exit;
 mod identity;
+mod interrupt;
 mod kept;
 mod output;
 mod progress;

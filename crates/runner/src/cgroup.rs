@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ mod fake;
 const NAME_PREFIX: &str = "longshore-run-";
 /// The kernel finishes off killed processes on its own time; a group is busy as long.
 const REMOVE_ATTEMPTS_MAX: u32 = 200;
+/// What limits are of.
+const CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuset", "pids"];
 const CPU_PERIOD_US_DEFAULT: u64 = 100_000;
 
 /// Where this process's own groups are, by hierarchy.
@@ -84,6 +86,29 @@ impl Hierarchies {
             unified: self.unified.as_ref().map(top),
             old: old.map(|(name, own)| (name.clone(), top(own))).collect(),
         }
+    }
+
+    /// The groups at `parent`, a path from the top of each hierarchy, in place of our own where
+    /// resources are controlled. They are made where they are missing, and stay.
+    fn at(&self, parent: &str) -> io::Result<Self> {
+        let is_plain = |it: &Component<'_>| !matches!(it, Component::ParentDir);
+        let parent = Path::new(parent);
+        if !parent.components().all(|it| is_plain(&it)) {
+            return Err(io::Error::other("`..` leads out of it"));
+        }
+        let inside = parent.strip_prefix("/").unwrap_or(parent);
+        let (top, mut found) = (self.topmost(), self.clone());
+        let below = |directory: &Path| {
+            let directory = directory.join(inside);
+            fs::create_dir_all(&directory).map(|()| directory)
+        };
+        found.unified = top.unified.as_deref().map(below).transpose()?;
+        for (controller, directory) in &top.old {
+            if CONTROLLERS.contains(&controller.as_str()) {
+                found.old.insert(controller.clone(), below(directory)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Only the unified hierarchy, with its controllers: no old ones besides.
@@ -172,6 +197,24 @@ impl Groups {
             oom_notices: None,
         };
         let name = group_name(name);
+        let moved = match &limits.parent {
+            None => None,
+            Some(parent) => match hierarchies.at(parent) {
+                Ok(moved) => {
+                    sweep(&moved);
+                    Some(moved)
+                }
+                Err(error) => {
+                    warnings.push(Warning {
+                        what: format!("the parent control group `{parent}`"),
+                        why: error.to_string(),
+                    });
+                    None
+                }
+            },
+        };
+        let is_moved = moved.is_some();
+        let hierarchies = moved.as_ref().unwrap_or(hierarchies);
         let wanted = settings(limits);
         let (old, unified): (Vec<_>, Vec<_>) = wanted
             .into_iter()
@@ -181,7 +224,24 @@ impl Groups {
         }
         groups.apply_unified(&unified, warnings);
         groups.apply_old(hierarchies, &name, &old, warnings);
+        if is_moved {
+            groups.join_old(hierarchies, &name);
+        }
         groups
+    }
+
+    /// Counts with a parent also where no limit of its own is set.
+    fn join_old(&mut self, hierarchies: &Hierarchies, name: &str) {
+        for controller in CONTROLLERS.iter().filter(|it| **it != "cpuset") {
+            let Some(parent) = hierarchies.old.get(*controller) else {
+                continue;
+            };
+            let directory = parent.join(name);
+            if self.old.iter().all(|it| it.directory != directory) {
+                // Where that fails, so did the limits, which say so.
+                self.old.extend(Group::new(&directory).ok());
+            }
+        }
     }
 
     /// Makes them around the group of a container that an OCI runtime makes, in every hierarchy,

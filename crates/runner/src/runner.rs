@@ -290,6 +290,12 @@ impl SandboxRunner {
         }
         let mut ended = stage.conclude(outcome)?;
         ended.warnings.extend(helper.flatten().and_then(cut_off));
+        if filtered && self.seccomp().is_none() {
+            ended.warnings.push(Warning {
+                what: "the filter of system calls".to_owned(),
+                why: format!("there is none for {}", std::env::consts::ARCH),
+            });
+        }
         Ok(ended)
     }
 

@@ -288,6 +288,9 @@ pub struct Limits {
     pub cpuset_mems: Option<String>,
     /// How many processes and threads there may be.
     pub pids_max: Option<u64>,
+    /// The group to make the process's own in: a path from the top of each hierarchy, whose
+    /// groups are made where they are missing; the caller's group when absent.
+    pub parent: Option<String>,
 }
 
 /// Where `/etc/resolv.conf` comes from.

@@ -100,7 +100,7 @@ pub(crate) struct SurroundingArgs {
     /// A resource limit of the steps: NAME=SOFT[:HARD]
     #[arg(long, value_name = "LIMIT")]
     pub(crate) ulimit: Vec<String>,
-    /// The steps' parent control group
+    /// The steps' parent control group, a path from the top of each hierarchy
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
     /// Memory limit of a step

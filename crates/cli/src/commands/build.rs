@@ -26,7 +26,7 @@ use crate::output::parse_output;
 use crate::progress::Progress;
 use crate::report::{Usage, build_failure, diagnostics, say};
 use crate::table::out;
-use crate::{annotation, cache, config, kept, spec, units};
+use crate::{annotation, cache, config, interrupt, kept, spec, units};
 
 /// How many steps run at once: most wait for networks and disks more than they compute.
 const JOBS_DEFAULT: usize = 16;
@@ -69,13 +69,8 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
     let time = units::parse_timeout(args.timeout.as_deref()).context("--timeout")?;
     let timed_out = CancellationToken::new();
     let cancel = CancellationToken::new();
+    interrupt::watch(cancel.clone()).context("cannot watch for signals")?;
     let built = runtime.block_on(async {
-        let interrupted = cancel.clone();
-        tokio::spawn(async move {
-            if interruption().await.is_ok() {
-                interrupted.cancel();
-            }
-        });
         if let Some(time) = time {
             tokio::spawn(end_after(time, timed_out.clone(), cancel.clone()));
         }
@@ -132,16 +127,6 @@ async fn end_after(time: Duration, timed_out: CancellationToken, cancel: Cancell
     tokio::time::sleep(time).await;
     timed_out.cancel();
     cancel.cancel();
-}
-
-/// Waits for Ctrl-C or a request to end.
-pub(super) async fn interruption() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed,
-        _ = terminate.recv() => Ok(()),
-    }
 }
 
 /// Says what was made: files first, then the result on standard output.

@@ -92,6 +92,9 @@ fn start(global: &Global, args: RunArgs) -> Result<u8> {
         .image_and_command
         .split_first()
         .context("an image is missing")?;
+    if name.starts_with('-') {
+        return Err(Usage(format!("`{name}` is no option of `run`, and no image")).into());
+    }
     let image = runtime.block_on(image(&engine, name, &platform, &args.pull))?;
     let request = request(&args, command)?;
     let io = ProcessIo {

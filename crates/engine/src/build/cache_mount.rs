@@ -57,6 +57,8 @@ pub(crate) struct CacheMounts {
 /// A cache directory that a step uses; let go when dropped.
 #[derive(Debug)]
 pub(crate) struct HeldCache {
+    /// Which mount it is of.
+    name: String,
     path: PathBuf,
     lock: File,
 }
@@ -100,7 +102,19 @@ pub(crate) struct StoredMount {
     pub(crate) last_used: SystemTime,
 }
 
+impl MountWish<'_> {
+    fn name(&self) -> String {
+        directory_name(self.id, self.mode, self.owner, self.seed.as_deref())
+    }
+}
+
 impl HeldCache {
+    /// Whether it is of the mount that is wished for: a step that mounts one twice has one
+    /// directory of it, whatever the sharing, as in BuildKit.
+    pub(crate) fn is(&self, wish: &MountWish<'_>) -> bool {
+        self.name == wish.name()
+    }
+
     /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -130,7 +144,7 @@ impl CacheMounts {
         import: &MountImport,
         cancel: &CancellationToken,
     ) -> Result<HeldCache, BoxError> {
-        let name = directory_name(wish.id, wish.mode, wish.owner, wish.seed.as_deref());
+        let name = wish.name();
         let folder = self.folder.join(&name);
         fs::create_dir_all(&folder).map_err(EngineError::io("make", &folder))?;
         describe(&folder, &wish).map_err(EngineError::io("describe", &folder))?;
@@ -171,7 +185,8 @@ impl CacheMounts {
         }
         lock.set_modified(SystemTime::now())
             .map_err(EngineError::io("touch the lock of", &path))?;
-        Ok(HeldCache { path, lock })
+        let name = name.to_owned();
+        Ok(HeldCache { name, path, lock })
     }
 
     /// Fills a directory that nobody else uses from a cache elsewhere, if it holds nothing.

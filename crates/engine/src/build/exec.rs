@@ -243,7 +243,10 @@ fn specification(
     if let Some(bytes) = op.shm_size_bytes {
         spec.shm_bytes = bytes;
     }
-    spec.limits = limits(&op.resources);
+    spec.limits = Limits {
+        parent: (!op.cgroup_parent.is_empty()).then(|| op.cgroup_parent.clone()),
+        ..limits(&op.resources)
+    };
     Ok(spec)
 }
 
@@ -284,6 +287,7 @@ fn limits(resources: &Resources) -> Limits {
         cpuset_cpus: set(&resources.cpuset_cpus),
         cpuset_mems: set(&resources.cpuset_mems),
         pids_max: None,
+        parent: None,
     }
 }
 
@@ -322,15 +326,21 @@ async fn add_mount(
                 owner: *owner,
                 seed,
             };
-            let caches = CacheMounts::new(&executor.engine);
-            let cache = caches.hold(wish, &executor.mounts, &ctx.cancel).await?;
+            let at = match held.caches.iter().position(|cache| cache.is(&wish)) {
+                Some(at) => at,
+                None => {
+                    let caches = CacheMounts::new(&executor.engine);
+                    let cache = caches.hold(wish, &executor.mounts, &ctx.cancel).await?;
+                    held.caches.push(cache);
+                    held.caches.len() - 1
+                }
+            };
             let source = MountSource::Bind {
-                source: BindSource::Loan(cache.path().to_owned()),
+                source: BindSource::Loan(held.caches[at].path().to_owned()),
                 subpath: subpath(&mount.selector),
                 readonly: mount.readonly,
                 recursive: false,
             };
-            held.caches.push(cache);
             Some(source)
         }
         MountKind::Tmpfs { size_bytes } => Some(MountSource::Tmpfs {

@@ -63,7 +63,45 @@ fn all_limits() -> Limits {
         cpuset_cpus: Some("0-1".to_owned()),
         cpuset_mems: Some("0".to_owned()),
         pids_max: Some(7),
+        parent: None,
     }
+}
+
+#[test]
+fn a_parent_is_a_path_from_the_top_and_is_made() {
+    let tree = Tree::new();
+    let limits = Limits {
+        parent: Some("/ci/job".to_owned()),
+        memory_bytes: Some(1 << 20),
+        ..Limits::default()
+    };
+    // Its directory has no files of its own here, as the kernel's would.
+    let (_groups, warnings) = made(&unified(&tree), &limits);
+    assert_eq!(warnings, []);
+    assert_eq!(text(&tree.run_group("ci/job"), "memory.max"), "1048576");
+    assert!(!tree.run_group("own").exists());
+
+    let old = Hierarchies {
+        unified: None,
+        old: [("cpu".to_owned(), tree.path("own"))].into(),
+    };
+    let (groups, _) = made(
+        &old,
+        &Limits {
+            parent: Some("other".to_owned()),
+            ..Limits::default()
+        },
+    );
+    assert!(tree.run_group("other").exists(), "also without a limit");
+    drop(groups);
+
+    let out = Limits {
+        parent: Some("../../etc".to_owned()),
+        ..Limits::default()
+    };
+    let (_groups, warnings) = made(&unified(&tree), &out);
+    assert_eq!(warnings.len(), 1);
+    assert!(tree.run_group("own").exists());
 }
 
 #[test]

@@ -11,18 +11,17 @@ mod twice;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use longshore_engine::{BuildOutcome, BuildRequest, Engine, ImageOf};
 use longshore_oci::Descriptor;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use super::build::interruption;
 use crate::args::{Global, ProgressMode, VerifyArgs};
 use crate::exit::Exit;
 use crate::progress::Progress;
 use crate::report::{Usage, build_failure};
-use crate::spec;
+use crate::{interrupt, spec};
 
 pub(crate) fn run(global: &Global, args: VerifyArgs) -> Result<Exit> {
     let as_json = match args.format.as_str() {
@@ -65,18 +64,9 @@ impl Cold {
         let cold = engine.open_cold(&folder.path().join("state"))?;
         let progress = Arc::new(Progress::new(mode, false));
         let cancel = CancellationToken::new();
-        let built = runtime.block_on(async {
-            let interrupted = cancel.clone();
-            let waiting = tokio::spawn(async move {
-                if interruption().await.is_ok() {
-                    interrupted.cancel();
-                }
-            });
-            let sink = Arc::clone(&progress) as Arc<dyn longshore_engine::ProgressSink>;
-            let built = cold.build(request, sink, cancel).await;
-            waiting.abort();
-            built
-        });
+        interrupt::watch(cancel.clone()).context("cannot watch for signals")?;
+        let sink = Arc::clone(&progress) as Arc<dyn longshore_engine::ProgressSink>;
+        let built = runtime.block_on(cold.build(request, sink, cancel));
         let outcome = match built {
             Ok(outcome) => outcome,
             Err(error) => return Ok(Err(build_failure(&error, |name| progress.tail_of(name)))),
