@@ -82,7 +82,7 @@ fn a_miss_says_which_file_of_a_stage_changed_and_how() {
     std::fs::write(context.join("a"), "2").unwrap();
     let said = build();
     assert!(
-        said.contains("in `context`: `a` changed (content)"),
+        said.contains("load build context`: `a` changed (content)"),
         "{said}"
     );
     assert!(said.contains("`all/a` changed (content)"), "{said}");

@@ -144,7 +144,8 @@ fn a_base_of_the_same_registry_is_mounted_and_never_comes_here() {
         let proxy = Proxy::start(&server.address);
         push_base(&elsewhere, &server.reference("base:1"), "shared");
         let base = proxy.reference("base:1");
-        let dockerfile = format!("FROM {base}\nCOPY Dockerfile /own\n");
+        // No step has to look into it.
+        let dockerfile = format!("FROM {base}\nLABEL a=b\n");
         let context = sandbox.context("app", &[("Dockerfile", &dockerfile)]);
         let context = context.to_str().unwrap();
         for name in ["app:1", "base:2"] {

@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use longshore_engine::ProgressEvent;
-use longshore_solver::{Event, MissReason, PathChangeKind};
+use longshore_solver::{Event, MissReason};
 
 use crate::args::ProgressMode;
 
@@ -279,55 +279,26 @@ impl State {
 
 /// Why a step had to run, a line each.
 pub(crate) fn explain(reason: &MissReason) -> Vec<String> {
-    match reason {
-        MissReason::FirstTime => vec!["no such step has run before".to_owned()],
-        MissReason::Pruned => vec!["its record was pruned".to_owned()],
-        MissReason::Gone => vec!["its result is gone".to_owned()],
-        MissReason::IgnoreCache => vec!["the cache is not used (--no-cache)".to_owned()],
-        MissReason::CacheFailed => vec!["the cache could not be read".to_owned()],
-        MissReason::Changed { fields, inputs } => {
-            let mut lines: Vec<String> = fields
-                .iter()
-                .map(|change| {
-                    let shown = |value: &Option<String>| {
-                        value.as_ref().map_or_else(
-                            || "nothing".to_owned(),
-                            |v| format!("`{}`", printable(v.as_bytes())),
-                        )
-                    };
-                    format!(
-                        "{} changed from {} to {}",
-                        change.name,
-                        shown(&change.old),
-                        shown(&change.new)
-                    )
-                })
-                .collect();
-            for input in inputs {
-                for path in &input.paths {
-                    let kind = match path.kind {
-                        PathChangeKind::Added => "added",
-                        PathChangeKind::Removed => "removed",
-                        PathChangeKind::Modified => "changed",
-                    };
-                    lines.push(format!(
-                        "`{}` of {} was {kind}",
-                        printable(path.path.as_bytes()),
-                        input.name
-                    ));
-                }
-                let rest = input.paths_total.saturating_sub(input.paths.len());
-                match (input.paths.is_empty(), rest) {
-                    (true, _) => lines.push(format!("{} changed", input.name)),
-                    (false, 0) => {}
-                    (false, rest) => {
-                        lines.push(format!("{rest} more files of {} changed", input.name));
-                    }
-                }
-            }
-            lines
+    let MissReason::Changed { fields, inputs } = reason else {
+        return vec![reason.to_string()];
+    };
+    let mut lines: Vec<String> = fields.iter().map(ToString::to_string).collect();
+    for input in inputs {
+        if input.paths.is_empty() {
+            lines.push(input.to_string());
+            continue;
+        }
+        let paths = input.paths.iter();
+        lines.extend(paths.map(|path| format!("in `{}`: {path}", input.name)));
+        let rest = input.paths_total.saturating_sub(input.paths.len());
+        if rest > 0 {
+            lines.push(format!("in `{}`: {rest} more files changed", input.name));
         }
     }
+    lines
+        .iter()
+        .map(|line| printable(line.as_bytes()))
+        .collect()
 }
 
 /// The text without control characters and escape sequences; tabs stay.
