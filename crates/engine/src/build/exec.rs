@@ -133,7 +133,11 @@ pub(crate) async fn run(
     let mut spec = specification(op, rootfs(root.active.rootfs()?), default_network)?;
     spec.timeout = executor.step_timeout;
     for mount in &op.mounts[1..] {
-        add_mount(executor, ctx, &mut spec, &mut held, mount, inputs).await?;
+        let mount = Mount {
+            target: absolute(&op.cwd, &mount.target),
+            ..mount.clone()
+        };
+        add_mount(executor, ctx, &mut spec, &mut held, &mount, inputs).await?;
     }
     process(runner, ctx, op, spec).await?;
     let used_mounts = !held.caches.is_empty();
@@ -288,6 +292,14 @@ fn limits(resources: &Resources) -> Limits {
         cpuset_mems: set(&resources.cpuset_mems),
         pids_max: None,
         parent: None,
+    }
+}
+
+/// A mount's target: that of a secret or an agent may be below the working directory.
+fn absolute(cwd: &str, target: &str) -> String {
+    match target.starts_with('/') {
+        true => target.to_owned(),
+        false => format!("{}/{target}", cwd.trim_end_matches('/')),
     }
 }
 

@@ -238,7 +238,7 @@ impl Lowering<'_, '_> {
             .or_insert((mount.required, line));
         let target = match mount.target.as_str() {
             "" => format!("/run/secrets/{}", base(&name)),
-            target => self.absolute(id, target),
+            target => target.to_owned(),
         };
         let secret = SecretMount {
             id: name,
@@ -273,7 +273,7 @@ impl Lowering<'_, '_> {
             .or_insert((mount.required, line));
         let target = match mount.target.as_str() {
             "" => format!("/run/buildkit/ssh_agent.{index}"),
-            target => self.absolute(id, target),
+            target => target.to_owned(),
         };
         let agent = SshMount {
             id: name,
