@@ -162,7 +162,7 @@ async fn changed_files_are_named_with_the_input_that_holds_them() {
     let cases: [(&[(&str, &str)], &str); 4] = [
         (
             &[("app/main", "1"), ("lib/a", "2"), ("lib/b", "1")],
-            "in `context`: `lib/a` changed",
+            "in `context`: `lib/a` changed (content)",
         ),
         (
             &[
@@ -175,7 +175,7 @@ async fn changed_files_are_named_with_the_input_that_holds_them() {
         ),
         (
             &[("app/main", "1"), ("lib/a", "2")],
-            "in `context`: `lib/a` changed and 1 more",
+            "in `context`: `lib/a` changed (content) and 1 more",
         ),
         (
             &[("app/main", "2"), ("lib/a", "1"), ("lib/b", "1")],
