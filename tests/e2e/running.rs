@@ -294,5 +294,5 @@ fn an_option_that_is_none_is_named_and_is_no_image() {
     let sandbox = Sandbox::new();
     sandbox
         .run(["run", "--cap-add", "ALL", "busybox", "true"])
-        .failure(2, &["`--cap-add` is no option"]);
+        .failure(125, &["`--cap-add` is no option"]);
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use longshore_content::Lease;
 use longshore_frontend::{Lowered, LoweredPlatform};
 use longshore_graph::VertexId;
+use longshore_oci::{Digest, Reference};
 use tokio::task::JoinSet;
 
 use super::{export, layers_below};
@@ -82,15 +83,21 @@ async fn write_and_send(
     layer: &Arc<Layer>,
     export: &EarlyExport,
 ) -> Result<(), EngineError> {
-    let blob = store.blob_as(layer, export.form).await?;
-    if export.repositories.is_empty() {
-        return Ok(());
-    }
-    lease.add_blobs([&blob.descriptor.digest])?;
     let repositories = &export.repositories;
-    place(store, layer, &blob, export.is_kept, repositories).await?;
+    if repositories.is_empty() {
+        return store.blob_as(layer, export.form).await.map(|_| ());
+    }
+    let blob = place(
+        store,
+        lease,
+        layer,
+        export.form,
+        export.is_kept,
+        repositories,
+    )
+    .await?;
     // One after the other: of one registry, all but the first can take it over from that.
-    for repository in &export.repositories {
+    for repository in repositories {
         repository
             .ensure("the image being built", &blob.descriptor)
             .await?;
@@ -98,29 +105,51 @@ async fn write_and_send(
     Ok(())
 }
 
-/// Makes a layer's blob be where its image needs it. A layer of an image that is only pushed to
-/// where it came from never comes here.
+/// A layer's blob in the form that an output wishes, where its image needs it. That of an image
+/// which is only pushed to where it came from never comes here.
 pub(super) async fn place(
     store: &Arc<LayerStore>,
+    lease: &Lease,
     layer: &Arc<Layer>,
-    blob: &LayerBlob,
+    form: BlobForm,
     is_kept: bool,
     repositories: &[Arc<RepositoryUploads>],
-) -> Result<(), EngineError> {
-    let digest = &blob.descriptor.digest;
-    if let Some(origin) = layer.origin(&blob.descriptor) {
+) -> Result<LayerBlob, EngineError> {
+    let origin = layer.origin();
+    if let Some((blob, origin)) = &origin {
         for repository in repositories {
-            repository.note_origin(digest, &origin);
-        }
-        let mut is_there = !is_kept && !repositories.is_empty() && !store.has_blob(digest)?;
-        for repository in repositories {
-            is_there = is_there && repository.take_over(digest, &origin).await;
-        }
-        if is_there {
-            return Ok(());
+            repository.note_origin(&blob.descriptor.digest, origin);
         }
     }
-    store.ensure_stored(layer, blob).await
+    if !is_kept
+        && !form.force
+        && let Some((blob, origin)) = origin
+        && is_taken_over(store, &blob.descriptor.digest, &origin, repositories).await?
+    {
+        return Ok(blob);
+    }
+    let blob = store.blob_as(layer, form).await?;
+    lease.add_blobs([&blob.descriptor.digest])?;
+    store.ensure_stored(layer, &blob).await?;
+    Ok(blob)
+}
+
+/// Whether all `repositories` have a blob now that is not here.
+async fn is_taken_over(
+    store: &LayerStore,
+    digest: &Digest,
+    origin: &Reference,
+    repositories: &[Arc<RepositoryUploads>],
+) -> Result<bool, EngineError> {
+    if repositories.is_empty() || store.has_blob(digest)? {
+        return Ok(false);
+    }
+    for repository in repositories {
+        if !repository.take_over(digest, origin).await {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The vertices whose layers end in outputs as blobs, and how: in forms with the files' own

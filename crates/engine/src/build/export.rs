@@ -226,10 +226,9 @@ impl Exporter<'_> {
             .collect();
         let repositories = &repositories;
         let each = result.layers.iter().map(|layer| async move {
-            let blob = store.blob_as(layer, form).await?;
-            self.lease.add_blobs([&blob.descriptor.digest])?;
             // Also that of a base that nothing ran on.
-            place(store, layer, &blob, is_kept(output), repositories).await?;
+            let is_kept = is_kept(output);
+            let blob = place(store, self.lease, layer, form, is_kept, repositories).await?;
             Ok::<_, EngineError>(ImageLayer {
                 descriptor: blob.descriptor,
                 diff_id: blob.diff_id,

@@ -169,14 +169,19 @@ impl Layer {
         }
     }
 
-    /// The repository that the image with this blob is in, where the layer is of one.
-    pub(crate) fn origin(&self, blob: &Descriptor) -> Option<Reference> {
-        let remote = self.remote()?;
-        match remote.place {
-            BlobPlace::Registry(reference)
-                if remote.cached.is_none() && remote.descriptor.digest == blob.digest =>
-            {
-                Some(reference)
+    /// Of a layer of an image in a registry, its blob there and the repository.
+    pub(crate) fn origin(&self) -> Option<(LayerBlob, Reference)> {
+        let remote = self.remote().filter(|remote| remote.cached.is_none())?;
+        match (self.key, remote.place) {
+            (LayerKey::Image { diff_id, .. }, BlobPlace::Registry(repository)) => {
+                let descriptor = remote.descriptor;
+                Some((
+                    LayerBlob {
+                        descriptor,
+                        diff_id,
+                    },
+                    repository,
+                ))
             }
             _ => None,
         }

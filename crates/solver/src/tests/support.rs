@@ -216,7 +216,12 @@ impl FlightLock for SharedLock {
     }
 
     async fn released(&self, key: &CacheKey) -> Result<(), BoxError> {
-        drop(self.of(key).lock_owned().await);
+        let lock = self.of(key);
+        // As with locks of files: who waits holds nothing, not even for a moment. Those who queue
+        // for it can hand it to one another for ever.
+        while lock.try_lock().is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         Ok(())
     }
 }
