@@ -407,9 +407,6 @@ fn cve_2024_24557_a_changed_configuration_is_another_image() {
             panic!("`{lines}` is taken for `{other}`");
         }
     }
-    // An image that somebody loaded is no record of a build, whatever its history says.
-    let forged = seen.len();
-    assert_eq!(forged, 23);
 }
 
 /// An OCI layout of one image whose documents are these, by digests that are theirs.

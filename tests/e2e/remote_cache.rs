@@ -349,7 +349,9 @@ fn a_registry_that_does_not_answer_is_given_up_soon() {
     let [warning] = warnings(&built)[..] else {
         panic!("{}", built.stderr)
     };
-    assert!(warning.contains("no answer within"), "{warning}");
+    // The cache's patience and the client's end at about the same moment.
+    let gave_up = ["no answer within", "timed out"].map(|words| warning.contains(words));
+    assert!(gave_up.contains(&true), "{warning}");
     // One question was enough, for all steps: by TLS, and where nobody speaks that, without.
     assert!(silent.asked("GET ") <= 1, "{}", built.stderr);
     assert!(silent.asked("\u{16}") <= 1, "{}", built.stderr);
