@@ -55,14 +55,11 @@ impl Signals {
         }
     }
 
-    #[expect(
-        clippy::exit,
-        reason = "what should return may be waiting for the terminal"
-    )]
     async fn end(&mut self, cancel: &CancellationToken) {
         self.next().await;
         cancel.cancel();
         let _again = tokio::time::timeout(END_GRACE, self.next()).await;
+        // What should return may be waiting for the terminal.
         std::process::exit(EXIT_CODE);
     }
 }
