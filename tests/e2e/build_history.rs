@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Outcome, Sandbox};
@@ -207,6 +207,80 @@ fn the_history_is_bounded_by_builds_and_by_bytes() {
     assert_eq!(sandbox.ok(["build-history", "ls", "-q"]).stdout, "");
     sandbox.build_app(&context, &["-q", "--history-builds", "0"]);
     assert_eq!(sandbox.ok(["build-history", "ls", "-q"]).stdout, "");
+}
+
+#[test]
+fn a_build_that_cannot_be_read_hides_no_other() {
+    let Some((sandbox, context)) = machine() else {
+        return;
+    };
+    sandbox.build_app(&context, &["-q"]);
+    let bad = sandbox.ok(["build-history", "ls", "-q"]).stdout;
+    let bad = bad.trim();
+    sandbox.build_app(&context, &["-q", "--build-arg", "V=2"]);
+    let change = "import sqlite3, sys\n\
+        db = sqlite3.connect(sys.argv[1])\n\
+        db.execute('UPDATE builds SET record = ? WHERE id = ?', ('{', sys.argv[2]))\n\
+        db.commit()\n";
+    let changed = Command::new("python3")
+        .args(["-c", change])
+        .arg(sandbox.root().join("meta.db"))
+        .arg(bad)
+        .status()
+        .unwrap();
+    assert!(changed.success());
+
+    let listed = sandbox.ok(["build-history", "ls"]);
+    assert_eq!(listed.stdout.lines().count(), 2, "{}", listed.stdout);
+    assert!(!listed.stdout.contains(bad), "{}", listed.stdout);
+    let warning = "warning: 1 of the history's builds cannot be read";
+    assert_eq!(listed.stderr.matches(warning).count(), 1);
+    assert!(listed.stderr.contains(bad), "{}", listed.stderr);
+    assert!(sandbox.ok(["why", "app"]).stdout.contains("FROM busybox"));
+    sandbox
+        .run(["build-history", "inspect", bad])
+        .failure(1, &[bad]);
+
+    sandbox.ok(["build-history", "rm", bad]);
+    assert_eq!(sandbox.ok(["build-history", "ls"]).stderr, "");
+}
+
+#[test]
+fn the_history_counts_as_cache_and_goes_when_it_is_asked_for() {
+    let Some((sandbox, context)) = machine() else {
+        return;
+    };
+    let loud = "FROM busybox\nARG V\nRUN head -c 200000 /dev/zero; echo $V\n";
+    fs::write(context.join("Dockerfile"), loud).unwrap();
+    for v in ["V=1", "V=2", "V=3"] {
+        sandbox.build_app(&context, &["-q", "--build-arg", v]);
+    }
+    let ids = || sandbox.ok(["build-history", "ls", "-q"]).stdout;
+    let taken = sandbox.ok(["df", "--format", "{{.Type}} {{.Count}} {{.Bytes}}"]);
+    let row = taken
+        .stdout
+        .lines()
+        .find(|row| row.starts_with("Build history"));
+    let words: Vec<&str> = row.unwrap().split(' ').collect();
+    assert_eq!(words[2], "3");
+    assert!(words[3].parse::<u64>().unwrap() > 600_000, "{words:?}");
+
+    sandbox.ok(["prune", "--all"]);
+    assert_eq!(ids().lines().count(), 3, "nobody asked for that");
+    let filter = ["prune", "--filter", "type=build.history"];
+    let dry = sandbox.ok(filter.iter().chain(&["--dry-run"]));
+    assert_eq!(dry.stdout.matches("would delete: build.history").count(), 3);
+    sandbox.ok(filter);
+    assert_eq!(ids(), "");
+
+    let config = sandbox.path("history.toml");
+    fs::write(&config, "[gc]\nhistoryBuilds = 1\n").unwrap();
+    for v in ["V=1", "V=2"] {
+        let mut command = sandbox.command(["build", "-q", "--build-arg", v]);
+        command.arg(&context).env("LONGSHORE_CONFIG", &config);
+        assert!(command.output().unwrap().status.success());
+    }
+    assert_eq!(ids().lines().count(), 1, "the file's limit");
 }
 
 #[test]

@@ -115,6 +115,37 @@ fn privileged_limits_come_from_flags_the_environment_and_the_file() {
 }
 
 #[test]
+fn privileged_a_dry_run_names_what_a_prune_removes() {
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    for text in ["first", "second"] {
+        let dockerfile = format!(
+            "FROM busybox\nRUN --mount=type=cache,target=/cache echo {text} | tee /cache/f > /f\n"
+        );
+        let context = sandbox.fresh_context(&[("Dockerfile", &dockerfile)]);
+        sandbox.ok(["build", "-q", "-t", "app", context.to_str().unwrap()]);
+    }
+    let named = |args: &[&str], doing: &str| {
+        let said = sandbox.ok(args).stdout;
+        let mut lines: Vec<String> = said
+            .lines()
+            .filter_map(|line| line.strip_prefix(doing))
+            // How long ago something was used changes meanwhile.
+            .map(|line| line.split(", last used").next().unwrap().to_owned())
+            .collect();
+        lines.sort();
+        lines
+    };
+    let would = named(&["prune", "--all", "--dry-run"], "would delete: ");
+    assert!(would.iter().any(|line| line.starts_with("image sha256:")));
+    assert!(would.iter().any(|line| line.starts_with("exec.cachemount")));
+    assert!(would.iter().any(|line| line.starts_with("sha256:")));
+    assert_eq!(named(&["prune", "--all"], "deleted: "), would);
+    assert_eq!(named(&["prune", "--all"], "deleted: "), [""; 0]);
+}
+
+#[test]
 fn privileged_cache_mounts_are_shown_and_pruned_on_their_own() {
     let Some(sandbox) = Sandbox::with_busybox() else {
         return;

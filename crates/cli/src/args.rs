@@ -196,22 +196,12 @@ pub(crate) struct SpaceBounds {
 /// How much of the history of builds is kept.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryBounds {
-    /// How many builds the history keeps; 0 records none
-    #[arg(
-        long,
-        env = "LONGSHORE_HISTORY_BUILDS",
-        default_value_t = 100,
-        value_name = "N"
-    )]
-    pub(crate) history_builds: usize,
-    /// How much the logs of these builds may take
-    #[arg(
-        long,
-        env = "LONGSHORE_HISTORY_BYTES",
-        default_value = "1GiB",
-        value_name = "BYTES"
-    )]
-    pub(crate) history_bytes: String,
+    /// How many builds the history keeps; 0 records none [default: 100]
+    #[arg(long, env = "LONGSHORE_HISTORY_BUILDS", value_name = "N")]
+    pub(crate) history_builds: Option<usize>,
+    /// How much the logs of these builds may take [default: 1GiB]
+    #[arg(long, env = "LONGSHORE_HISTORY_BYTES", value_name = "BYTES")]
+    pub(crate) history_bytes: Option<String>,
 }
 
 #[derive(Debug, Args)]

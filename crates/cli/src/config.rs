@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use longshore_engine::{Engine, EngineOptions, SandboxOptions, SpaceLimits};
+use longshore_engine::{Engine, EngineOptions, HistoryLimits, SandboxOptions, SpaceLimits};
 use longshore_registry_client::{ClientOptions, CredentialStore, HostConfig, RegistriesConfig};
 use longshore_runner::{Isolation, Network};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Global, LogFormat, Sandboxing, SpaceBounds};
+use crate::args::{Global, HistoryBounds, LogFormat, Sandboxing, SpaceBounds};
 use crate::report::Usage;
 use crate::units;
 
@@ -122,6 +122,8 @@ struct GcTable {
     reserved_space: Option<String>,
     max_used_space: Option<String>,
     min_free_space: Option<String>,
+    history_builds: Option<usize>,
+    history_bytes: Option<String>,
 }
 
 /// What the configuration file says of networks.
@@ -137,12 +139,30 @@ struct NetworkTable {
     default: Option<String>,
 }
 
-/// What the build cache may take: as the flags say, the environment, or the file.
-pub(crate) fn space(global: &Global, bounds: &SpaceBounds) -> Result<SpaceLimits> {
-    let of_file = match file(global)? {
+fn gc_table(global: &Global) -> Result<GcTable> {
+    Ok(match file(global)? {
         Some((name, text)) => toml::from_str::<GcFile>(&text).context(name)?.gc,
         None => GcTable::default(),
-    };
+    })
+}
+
+/// How much of the history of builds is kept: as the flags say, the environment, or the file.
+pub(crate) fn history(global: &Global, bounds: &HistoryBounds) -> Result<HistoryLimits> {
+    let of_file = gc_table(global)?;
+    let mut limits = HistoryLimits::default();
+    if let Some(builds) = bounds.history_builds.or(of_file.history_builds) {
+        limits.builds = builds;
+    }
+    let bytes = bounds.history_bytes.as_ref();
+    if let Some(bytes) = bytes.or(of_file.history_bytes.as_ref()) {
+        limits.bytes = units::parse_bytes(bytes).context("--history-bytes")?;
+    }
+    Ok(limits)
+}
+
+/// What the build cache may take: as the flags say, the environment, or the file.
+pub(crate) fn space(global: &Global, bounds: &SpaceBounds) -> Result<SpaceLimits> {
+    let of_file = gc_table(global)?;
     let limit = |flag: &str, said: &Option<String>, file: &Option<String>| {
         let text = said.as_ref().or(file.as_ref());
         let space = text.map(|text| units::parse_space(text));

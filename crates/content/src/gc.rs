@@ -51,6 +51,8 @@ pub struct GcOptions {
     /// Registry manifests without a tag that are older, that no index in their repository
     /// contains and that refer to nothing there, are removed first. `None` keeps them.
     pub untagged_older_than: Option<Duration>,
+    /// Images of the local store without a name are removed first.
+    pub dangling_images: bool,
     /// Cache records that were not used for longer are removed first. `None` keeps them.
     pub cache_unused_for: Option<Duration>,
     /// Layer records that no cache record and no lease names, whose blob no image needs, and
@@ -74,6 +76,7 @@ impl GcOptions {
             push_grace: PUSH_GRACE,
             uploads_idle: Duration::from_secs(7 * 24 * 3600),
             untagged_older_than: None,
+            dangling_images: false,
             cache_unused_for: None,
             unreferenced_layers: false,
             keep_layers: HashSet::new(),
@@ -152,6 +155,8 @@ pub struct GcReport {
     pub removed_bytes: u64,
     /// How many blobs are kept, and their size, by the kind of the first reason found.
     pub kept: BTreeMap<String, (u64, u64)>,
+    /// The removed images that had no name.
+    pub images: Vec<Digest>,
     /// The removed layer records.
     pub layers: Vec<LayerRecord>,
     /// How many cache records were removed.

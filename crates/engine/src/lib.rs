@@ -45,8 +45,8 @@ pub use build::{
     LayerSteps, Loaded as LoadedDockerfile, MadeStep, SOURCE_DATE_EPOCH, SeenInputs,
 };
 pub use builds::{
-    BuildHistory, BuildInputs, BuildRecord, BuildStatus, HistoryLimits, Invocation, RecordedBuild,
-    StepOutcome, StepRecord,
+    BuildHistory, BuildInputs, BuildRecord, BuildStatus, Builds, HistoryLimits, Invocation,
+    RecordedBuild, StepOutcome, StepRecord,
 };
 pub use container::{ContainerRequest, ContainerVolume};
 pub use engine::{

@@ -49,7 +49,8 @@ pub(crate) fn run(global: &Global, args: BuildArgs) -> Result<Exit> {
     let method = call::Method::parse(&args)?;
     // What came on standard input lives as long as the build.
     let mut stdin = None;
-    let request = request(&args, &mut stdin)?;
+    let mut request = request(&args, &mut stdin)?;
+    request.history = config::history(global, &args.history)?;
     let kept = match args.sandboxing.isolation {
         Isolation::InPlace => kept::in_place(global, &args, &request)?,
         _ => Vec::new(),
@@ -225,10 +226,6 @@ pub(super) fn request(
         .iter()
         .map(|text| cache::parse_to(text))
         .collect::<Result<_>>()?;
-    request.history = HistoryLimits {
-        builds: args.history.history_builds,
-        bytes: units::parse_bytes(&args.history.history_bytes).context("--history-bytes")?,
-    };
     request.invocation = invocation();
     Ok(request)
 }

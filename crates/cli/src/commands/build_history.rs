@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
-use longshore_engine::{BuildStatus, Engine, RecordedBuild, StepOutcome, StepRecord};
+use longshore_engine::{BuildStatus, Builds, Engine, RecordedBuild, StepOutcome, StepRecord};
 use serde_json::json;
 
 use crate::args::{BuildHistoryCommand, Global};
 use crate::exit::Exit;
 use crate::progress::printable;
-use crate::report::Usage;
+use crate::report::{Usage, causes, say};
 use crate::table::{out, print_rows};
 use crate::{config, units};
 
@@ -36,11 +36,11 @@ pub(crate) fn run(global: &Global, command: BuildHistoryCommand) -> Result<Exit>
 }
 
 fn list(engine: &Engine, quiet: bool, format: Option<&str>) -> Result<()> {
-    let builds = engine.history().list()?;
     if quiet {
-        builds.iter().for_each(|build| out(&build.id));
+        engine.history().ids()?.iter().for_each(|id| out(id));
         return Ok(());
     }
+    let builds = readable(engine.history().list()?);
     let now = jiff::Timestamp::now();
     let mut rows = Vec::with_capacity(builds.len());
     for build in &builds {
@@ -70,6 +70,18 @@ fn list(engine: &Engine, quiet: bool, format: Option<&str>) -> Result<()> {
         ("RAN", "Ran"),
     ];
     print_rows(&rows, &columns, format)
+}
+
+/// The builds that can be read; that others cannot is said once.
+pub(crate) fn readable(found: Builds) -> Vec<RecordedBuild> {
+    let count = found.unreadable.len();
+    if let Some(first) = found.unreadable.into_iter().next() {
+        let first = causes(&first.into());
+        say(&format!(
+            "warning: {count} of the history's builds cannot be read: {first}"
+        ));
+    }
+    found.builds
 }
 
 /// The familiar form of a name.
@@ -163,18 +175,15 @@ fn inspect(build: &RecordedBuild) -> Result<()> {
 fn remove(engine: &Engine, builds: &[String], all: bool) -> Result<()> {
     let history = engine.history();
     let chosen = match all {
-        true => history.list()?,
+        true => history.finished_ids()?,
         false => builds
             .iter()
-            .map(|id| history.find(id))
+            .map(|id| history.id(id))
             .collect::<Result<_, _>>()?,
     };
-    for build in chosen {
-        if all && build.record.status == BuildStatus::Running {
-            continue;
-        }
-        if history.remove(&build.id)? {
-            out(&build.id);
+    for id in chosen {
+        if history.remove(&id)? {
+            out(&id);
         }
     }
     Ok(())

@@ -48,6 +48,7 @@ fn request(args: &PruneArgs) -> Result<PruneRequest> {
     // Everything is what is left when nothing is kept.
     if request.keep.is_none() && args.keep_storage.is_some() && request.kinds.is_empty() {
         request.kinds = BTreeSet::from(CacheKind::ALL);
+        request.kinds.remove(&CacheKind::BuildHistory);
     }
     Ok(request)
 }
@@ -82,6 +83,9 @@ fn show(pruned: &Pruned, dry_run: bool) {
     let doing = if dry_run { "would delete" } else { "deleted" };
     for item in &pruned.items {
         out(&format!("{doing}: {}", described(item)));
+    }
+    for digest in &pruned.images {
+        out(&format!("{doing}: image {digest} without a name"));
     }
     for (digest, bytes) in &pruned.blobs {
         let bytes = units::show_bytes(*bytes);
@@ -137,6 +141,7 @@ pub(crate) fn df(global: &Global, args: &DfArgs) -> Result<Exit> {
         ),
         row("Cache mounts", others(CacheKind::CacheMount)),
         row("Git mirrors", others(CacheKind::GitCheckout)),
+        row("Build history", others(CacheKind::BuildHistory)),
     ];
     print_rows(
         &rows,

@@ -5,7 +5,7 @@ use longshore_engine::{Engine, EngineError, RecordedBuild, StepOutcome, StepReco
 use longshore_oci::Reference;
 use longshore_solver::MissReason;
 
-use super::build_history::{as_json, choose, duration, name_of, status};
+use super::build_history::{as_json, choose, duration, name_of, readable, status};
 use crate::args::{Global, WhyArgs};
 use crate::exit::Exit;
 use crate::progress::{explain, printable};
@@ -27,7 +27,7 @@ pub(crate) fn run(global: &Global, args: &WhyArgs) -> Result<Exit> {
 /// The build with this id, else the last that was to be called so, else the last that made
 /// the image.
 fn find(engine: &Engine, what: &str) -> Result<RecordedBuild> {
-    let builds = engine.history().list()?;
+    let builds = readable(engine.history().list()?);
     let is_id = what.len() >= 4 && what.bytes().all(|b| b.is_ascii_hexdigit());
     let mut by_id = builds.iter().filter(|build| build.id.starts_with(what));
     if let (true, Some(build), None) = (is_id, by_id.next(), by_id.next()) {

@@ -14,6 +14,7 @@ impl Collection<'_> {
         &mut self,
         transaction: &Transaction<'_>,
     ) -> Result<(), ContentError> {
+        self.drop_dangling_images(transaction)?;
         self.drop_cache_records(transaction)?;
         self.drop_untagged(transaction)?;
         self.drop_layers(transaction)?;
@@ -44,6 +45,20 @@ impl Collection<'_> {
                  AND diff_id NOT IN (SELECT diff_id FROM layers WHERE diff_id IS NOT NULL)",
                 [self.window.cutoff_ms],
             )?;
+        }
+        Ok(())
+    }
+
+    fn drop_dangling_images(&mut self, transaction: &Transaction<'_>) -> Result<(), ContentError> {
+        if !self.options.dangling_images {
+            return Ok(());
+        }
+        let mut statement = transaction
+            .prepare_cached("DELETE FROM images WHERE reference IS NULL RETURNING digest")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let digest = parse("digest", &row.get::<_, String>(0)?)?;
+            self.report.images.push(digest);
         }
         Ok(())
     }

@@ -9,7 +9,8 @@
 //! Events and logs are written while the build runs, so that a build whose process was
 //! killed has its history up to there; an unfinished last line does not count. The row
 //! comes first and goes last: a directory without a row is nobody's. The history is
-//! bounded: the oldest finished builds go first.
+//! bounded: the oldest finished builds go first. It counts as build cache, whose limits may
+//! take more of it. A row that cannot be read hides no other.
 
 mod read;
 mod record;
@@ -18,6 +19,7 @@ mod recording;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use longshore_content::StateRoot;
 use longshore_content::builds::Build;
@@ -47,8 +49,26 @@ impl Default for HistoryLimits {
     }
 }
 
+/// What a finished build's history takes.
+#[derive(Debug)]
+pub(crate) struct FinishedBuild {
+    pub(crate) id: String,
+    pub(crate) bytes: u64,
+    pub(crate) took: Duration,
+    pub(crate) ended: SystemTime,
+}
+
 /// How many builds are looked at, at the most.
 const LISTED_MAX: usize = 100_000;
+
+/// What is known of the builds.
+#[derive(Debug, Default)]
+pub struct Builds {
+    /// The builds, the newest first.
+    pub builds: Vec<RecordedBuild>,
+    /// Why others cannot be shown; each error names its build.
+    pub unreadable: Vec<EngineError>,
+}
 
 /// The builds of a state root.
 #[derive(Clone, Debug)]
@@ -61,16 +81,45 @@ impl BuildHistory {
         Self { root }
     }
 
-    /// The builds, the newest first.
+    /// The builds.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn list(&self) -> Result<Vec<RecordedBuild>, EngineError> {
+    pub fn list(&self) -> Result<Builds, EngineError> {
+        let mut found = Builds::default();
+        for build in self.root.builds().list(LISTED_MAX)? {
+            match self.recorded(build) {
+                Ok(build) => found.builds.push(build),
+                Err(error) => found.unreadable.push(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The ids of all builds, the newest first: those that cannot be read too.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn ids(&self) -> Result<Vec<String>, EngineError> {
         let builds = self.root.builds().list(LISTED_MAX)?;
-        builds
-            .into_iter()
-            .map(|build| self.recorded(build))
-            .collect()
+        Ok(builds.into_iter().map(|build| build.id).collect())
+    }
+
+    /// The ids of the builds that do not run, the newest first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn finished_ids(&self) -> Result<Vec<String>, EngineError> {
+        let builds = self.finished()?;
+        Ok(builds.into_iter().map(|build| build.id).collect())
+    }
+
+    /// The id of the build whose id begins so.
+    ///
+    /// # Errors
+    /// When there is none or there are several, or the store fails.
+    pub fn id(&self, beginning: &str) -> Result<String, EngineError> {
+        Ok(self.row(beginning)?.id)
     }
 
     /// The build whose id begins so; the newest where `id` is empty.
@@ -78,6 +127,10 @@ impl BuildHistory {
     /// # Errors
     /// When there is none or there are several, or the store fails.
     pub fn find(&self, id: &str) -> Result<RecordedBuild, EngineError> {
+        self.recorded(self.row(id)?)
+    }
+
+    fn row(&self, id: &str) -> Result<Build, EngineError> {
         let mut builds = self.root.builds().list(LISTED_MAX)?;
         if id.is_empty() {
             builds.truncate(1);
@@ -89,7 +142,7 @@ impl BuildHistory {
             )));
         }
         match builds.pop() {
-            Some(build) => self.recorded(build),
+            Some(build) => Ok(build),
             None if id.is_empty() => Err(EngineError::Invalid("there is no build yet".to_owned())),
             None => Err(EngineError::Invalid(format!("there is no build `{id}`"))),
         }
@@ -108,6 +161,24 @@ impl BuildHistory {
         }
         self.forget(id)?;
         Ok(true)
+    }
+
+    /// The builds that do not run.
+    pub(crate) fn finished(&self) -> Result<Vec<FinishedBuild>, EngineError> {
+        let mut found = Vec::new();
+        for build in self.root.builds().list(LISTED_MAX)? {
+            if self.runs(&build)? {
+                continue;
+            }
+            let ended = build.finished.unwrap_or(build.started);
+            found.push(FinishedBuild {
+                bytes: self.bytes_of(&build.id),
+                took: ended.duration_since(build.started).unwrap_or_default(),
+                ended,
+                id: build.id,
+            });
+        }
+        Ok(found)
     }
 
     /// Forgets the oldest builds beyond the limits, and files that are no build's.

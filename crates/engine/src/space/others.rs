@@ -1,4 +1,5 @@
-//! What of the build cache lies beside the database: cache mounts and mirrors of repositories.
+//! What of the build cache lies beside the database: cache mounts, mirrors of repositories,
+//! and what builds said.
 
 use std::path::Path;
 
@@ -12,6 +13,8 @@ use crate::{Engine, EngineError};
 const MOUNT: &str = "mount:";
 /// How a mirror's name begins here.
 const MIRROR: &str = "git:";
+/// How the name of a build's history begins here.
+const BUILD: &str = "build:";
 /// What is in these comes from other machines, with about so many bytes in a millisecond.
 const FETCHED_BYTES_PER_MS: u64 = 10_000;
 
@@ -20,14 +23,23 @@ const FETCHED_BYTES_PER_MS: u64 = 10_000;
 pub(super) enum Sort {
     Mount,
     Mirror,
+    Build,
 }
 
 /// What sort of thing has this name.
 pub(super) fn sort_of(name: &str) -> Sort {
-    match name.starts_with(MIRROR) {
-        true => Sort::Mirror,
-        false => Sort::Mount,
+    if name.starts_with(MIRROR) {
+        Sort::Mirror
+    } else if name.starts_with(BUILD) {
+        Sort::Build
+    } else {
+        Sort::Mount
     }
+}
+
+/// The id of the build whose history has this name.
+pub(super) fn build_id(name: &str) -> &str {
+    name.strip_prefix(BUILD).unwrap_or(name)
 }
 
 /// The cache mount that has this name, for people.
@@ -57,6 +69,14 @@ pub(super) fn list(engine: &Engine) -> Result<Vec<Candidate>, EngineError> {
             last_used: mirror.last_used,
         });
     }
+    for build in engine.history().finished()? {
+        found.push(Candidate {
+            item: CacheItem::Other(format!("{BUILD}{}", build.id)),
+            bytes: build.bytes,
+            cost_ms: u64::try_from(build.took.as_millis()).unwrap_or(u64::MAX),
+            last_used: build.ended,
+        });
+    }
     Ok(found)
 }
 
@@ -64,6 +84,9 @@ pub(super) fn list(engine: &Engine) -> Result<Vec<Candidate>, EngineError> {
 pub(super) fn remove(engine: &Engine, name: &str) -> Result<bool, EngineError> {
     if let Some(mount) = name.strip_prefix(MOUNT) {
         return CacheMounts::new(engine).remove(mount);
+    }
+    if let Some(build) = name.strip_prefix(BUILD) {
+        return engine.history().remove(build);
     }
     let Some(mirror) = name.strip_prefix(MIRROR) else {
         return Ok(false);

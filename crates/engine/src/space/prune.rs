@@ -42,24 +42,28 @@ pub enum CacheKind {
     GitCheckout,
     /// Unpacked layers whose blob is here: `internal`.
     Internal,
+    /// What builds did and said: `build.history`. Only limits, or who asks for it, take it.
+    BuildHistory,
 }
 
 impl CacheKind {
     /// Every sort.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Regular,
         Self::CacheMount,
         Self::GitCheckout,
         Self::Internal,
+        Self::BuildHistory,
     ];
 
-    /// BuildKit's word.
+    /// BuildKit's word; it has none for the history of builds.
     pub fn name(self) -> &'static str {
         match self {
             Self::Regular => "regular",
             Self::CacheMount => "exec.cachemount",
             Self::GitCheckout => "source.git.checkout",
             Self::Internal => "internal",
+            Self::BuildHistory => "build.history",
         }
     }
 
@@ -70,6 +74,7 @@ impl CacheKind {
             CacheItem::Other(name) => match others::sort_of(name) {
                 Sort::Mount => Self::CacheMount,
                 Sort::Mirror => Self::GitCheckout,
+                Sort::Build => Self::BuildHistory,
             },
         }
     }
@@ -93,6 +98,8 @@ pub struct PrunedItem {
 /// What a collection removed, or would.
 #[derive(Clone, Debug, Default)]
 pub struct Pruned {
+    /// Images that had no name.
+    pub images: Vec<Digest>,
     /// Blobs and their sizes.
     pub blobs: Vec<(Digest, u64)>,
     /// What of the build cache was chosen, in this order.
@@ -159,14 +166,8 @@ impl Engine {
     /// Removes what nothing needs; with `all` or a time, of the build cache too.
     fn prune_unused(&self, request: &PruneRequest) -> Result<Pruned, EngineError> {
         let (all, unused_for) = (request.all, request.unused_for);
-        if all && !request.dry_run {
-            for image in self.root().images().dangling()? {
-                self.root()
-                    .images()
-                    .remove_dangling(&image.descriptor.digest)?;
-            }
-        }
         let options = GcOptions {
+            dangling_images: all,
             unreferenced_layers: true,
             cache_unused_for: unused_for.or_else(|| all.then_some(Duration::ZERO)),
             dry_run: request.dry_run,
@@ -198,7 +199,7 @@ impl Engine {
         let mut others = others::list(self)?;
         others.retain(|other| {
             let age = other.last_used.elapsed().unwrap_or_default();
-            age >= unused_for
+            age >= unused_for && CacheKind::of(&other.item) != CacheKind::BuildHistory
         });
         Ok(others)
     }
@@ -218,6 +219,7 @@ impl Engine {
             CacheItem::Other(name) => match others::sort_of(name) {
                 Sort::Mount => others::mount_id(self, name),
                 Sort::Mirror => "a mirror of a repository".to_owned(),
+                Sort::Build => format!("build {}", others::build_id(name)),
             },
         };
         Ok(PrunedItem {
@@ -241,6 +243,7 @@ fn pruned(report: GcReport, items: Vec<PrunedItem>) -> Pruned {
             .iter()
             .filter(|layer| layer.snapshot_id.is_some())
             .count(),
+        images: report.images,
         blobs: report.removed,
         items,
         kept: report
@@ -252,5 +255,8 @@ fn pruned(report: GcReport, items: Vec<PrunedItem>) -> Pruned {
 }
 
 fn is_beside(kind: CacheKind) -> bool {
-    matches!(kind, CacheKind::CacheMount | CacheKind::GitCheckout)
+    matches!(
+        kind,
+        CacheKind::CacheMount | CacheKind::GitCheckout | CacheKind::BuildHistory
+    )
 }

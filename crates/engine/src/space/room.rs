@@ -21,7 +21,7 @@ pub(super) const PUSH_GRACE: Duration = Duration::from_secs(3600);
 pub struct CacheSpace {
     /// Blobs and layers' directories.
     pub layers: CacheUsage,
-    /// Cache mounts, and mirrors of repositories.
+    /// Cache mounts, mirrors of repositories, and the history of builds.
     pub others: Vec<Candidate>,
 }
 

@@ -16,6 +16,7 @@ use longshore_engine::{
 use super::{Cold, show};
 use crate::args::{BuildArgs, Cli, Command, Global, VerifyArgs};
 use crate::commands::build;
+use crate::commands::build_history::readable;
 use crate::exit::Exit;
 use crate::report::{Usage, causes, say};
 use crate::{config, units};
@@ -69,7 +70,7 @@ pub(super) fn run(global: &Global, args: &VerifyArgs, name: &str, as_json: bool)
 
 /// The newest build that made the image.
 fn record_of(engine: &Engine, image: &StoredImage) -> Result<Option<RecordedBuild>> {
-    let builds = engine.history().list()?;
+    let builds = readable(engine.history().list()?);
     Ok(builds.into_iter().find(|build| {
         let made = build.record.image.as_ref();
         build.record.status == BuildStatus::Done
