@@ -34,7 +34,7 @@ fn corpora() -> Option<PathBuf> {
     if folder.join("build_cases.tar.zst").exists() {
         return Some(folder);
     }
-    println!("skipped: no corpora at {}", folder.display());
+    crate::skip::skip(format_args!("no corpora at {}", folder.display()));
     None
 }
 

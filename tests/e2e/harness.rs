@@ -46,7 +46,7 @@ impl Sandbox {
         ]);
         // As root it has to work: no test is skipped for a fault of ours.
         if !runs_as_root() && sandbox.run(["run", "busybox", "true"]).code != 0 {
-            println!("skipped: this user cannot run containers here");
+            crate::skip::skip("this user cannot run containers here");
             return None;
         }
         Some(sandbox)
@@ -582,7 +582,7 @@ pub(crate) fn tool(name: &str) -> Option<PathBuf> {
             .find(|path| path.is_file())
     });
     if found.is_none() {
-        println!("skipped: {name} is not installed");
+        crate::skip::skip(format_args!("{name} is not installed"));
     }
     found
 }
@@ -598,7 +598,7 @@ pub(crate) fn peer<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S
 /// Whether the test runs as root, or a message that it is skipped.
 pub(crate) fn is_root() -> bool {
     if !runs_as_root() {
-        println!("skipped: needs root");
+        crate::skip::skip("needs root");
     }
     runs_as_root()
 }
@@ -613,7 +613,7 @@ pub(crate) fn busybox_tar(path: &Path) -> Option<PathBuf> {
         .into_iter()
         .find(|path| Path::new(path).exists());
     let Some(busybox) = busybox else {
-        println!("skipped: busybox-static is not installed");
+        crate::skip::skip("busybox-static is not installed");
         return None;
     };
     let mut archive = tar::Builder::new(fs::File::create(path).unwrap());
@@ -674,7 +674,7 @@ pub(crate) fn debian_base() -> Option<PathBuf> {
         .map(PathBuf::from)
         .filter(|path| path.exists());
     if tar.is_none() {
-        println!("skipped: LONGSHORE_TEST_BASE names no Debian root file system");
+        crate::skip::skip("LONGSHORE_TEST_BASE names no Debian root file system");
     }
     tar
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::harness::{Outcome, Sandbox, busybox_tar, disk_usage, peer, tool};
+use crate::harness::{Outcome, Sandbox, busybox_tar, disk_usage, is_root, peer, tool};
 
 const FILES: &[(&str, &str)] = &[
     (
@@ -432,11 +432,81 @@ fn the_version_is_told() {
 fn doctor_says_what_this_machine_can_do() {
     let sandbox = Sandbox::new();
     let text = sandbox.run(["doctor"]);
-    assert!([0, 3].contains(&text.code), "{}", text.stderr);
-    assert!(text.stdout.contains("overlay"), "{}", text.stdout);
-    let json: serde_json::Value =
-        serde_json::from_str(&sandbox.run(["doctor", "--format", "json"]).stdout).unwrap();
-    assert!(json.is_object() || json.is_array());
+    let answer = sandbox.run(["doctor", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    // What it says is what happens.
+    let runs = json["run_steps"].as_bool().unwrap();
+    let code = if runs { 0 } else { 3 };
+    assert_eq!((text.code, answer.code), (code, code), "{}", text.stderr);
+    let auto = json["auto"].as_str().unwrap();
+    assert_eq!(runs, auto != "none");
+    if runs {
+        assert!(
+            text.stdout.contains(&format!("auto takes {auto}.")),
+            "{}",
+            text.stdout
+        );
+    }
+    if let Some(sandbox) = Sandbox::with_busybox() {
+        let context = sandbox.fresh_context(&[("Dockerfile", "FROM busybox\nRUN true\n")]);
+        let built = sandbox.run(["build", context.to_str().unwrap()]);
+        assert_eq!(built.code == 0, runs, "{}", built.stderr);
+        let said = format!("isolation: {auto}");
+        assert_eq!(
+            built.stderr.contains(&said),
+            auto != "full",
+            "{}",
+            built.stderr
+        );
+    }
+    for (name, check) in json["checks"].as_object().unwrap() {
+        let (works, why) = (check["works"].as_bool().unwrap(), &check["why_not"]);
+        assert_eq!(works, why.is_null(), "{name}: {check}");
+        let mark = if works { "ok" } else { "no" };
+        assert!(text.stdout.contains(&format!("{mark}    {name}")), "{name}");
+    }
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(json["kernel"], kernel.trim());
+}
+
+/// Each is tried: a program that only looks like one does not work.
+#[test]
+fn privileged_doctor_tries_what_is_beside_it() {
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("bin");
+    fs::create_dir_all(&folder).unwrap();
+    for name in ["youki", "pasta"] {
+        let program = folder.join(name);
+        fs::write(&program, "#!/bin/sh\necho out of order >&2\nexit 7\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&program, mode).unwrap();
+    }
+    let mut path = std::ffi::OsString::from(&folder);
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    let mut command = sandbox.command(["doctor", "--format", "json"]);
+    command.env("PATH", path);
+    let answer = crate::harness::Outcome::of(command).stdout;
+    let json: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    let found = |kind: &str, name: &str| {
+        let all = json["beside"][kind].as_array().unwrap();
+        all.iter().find(|it| it["name"] == name).cloned()
+    };
+    for (kind, name) in [("oci_runtimes", "youki"), ("networks", "pasta")] {
+        let found = found(kind, name).unwrap();
+        assert_eq!(found["works"], false, "{found}");
+        assert!(!found["why_not"].as_str().unwrap().is_empty());
+    }
+    if tool("runc").is_some() {
+        assert_eq!(
+            found("oci_runtimes", "runc").unwrap()["works"],
+            true,
+            "{json}"
+        );
+    }
 }
 
 #[test]

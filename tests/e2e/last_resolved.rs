@@ -137,7 +137,7 @@ fn a_miss_names_what_a_base_was_and_is() {
 fn a_base_of_the_same_registry_is_mounted_and_never_comes_here() {
     for server in [Some(Server::start()), Server::start_docker_registry()] {
         let Some(server) = server else {
-            println!("skipped: docker-registry is not installed");
+            crate::skip::skip("docker-registry is not installed");
             continue;
         };
         let (elsewhere, sandbox) = (Sandbox::new(), Sandbox::new());

@@ -56,7 +56,7 @@ impl Machine {
             tool(name)?;
         }
         if !Path::new("/dev/net/tun").exists() {
-            println!("skipped: there is no /dev/net/tun");
+            crate::skip::skip("there is no /dev/net/tun");
             return None;
         }
         let sandbox = Sandbox::with_busybox()?;

@@ -231,7 +231,7 @@ fn privileged_we_pull_and_run_what_buildah_pushed_to_docker_registry() {
         .into_iter()
         .find(|path| fs::exists(path).unwrap())
     else {
-        println!("skipped: busybox-static is not installed");
+        crate::skip::skip("busybox-static is not installed");
         return;
     };
     fs::copy(busybox, folder.join("bin/busybox")).unwrap();

@@ -31,7 +31,7 @@ impl User {
     /// Needs root, who makes users.
     fn new(subordinate: Subordinate) -> Option<Self> {
         if !is_root() {
-            println!("skipped: needs root");
+            crate::skip::skip("needs root");
             return None;
         }
         let (name, scratch) = (unused_name(), tempfile::tempdir().unwrap());
@@ -362,6 +362,72 @@ fn privileged_the_python_application_is_built_by_an_ordinary_user() {
     let script = "id -un; python3 -c 'import flask, waitress; print(\"imported\")'";
     let ran = user.ok(&["run", "notes", "sh", "-c", script]);
     assert_eq!(ran.stdout, "notes\nimported\n");
+}
+
+/// Of Python and Node: what needs packages of the system comes from elsewhere, as their official images
+/// bring it; what a user with one id cannot do is to become another.
+#[test]
+fn privileged_applications_are_built_by_a_user_with_one_id() {
+    let Some(base) = debian_base() else { return };
+    let Some(user) = User::new(Subordinate::Nothing) else {
+        return;
+    };
+    let tools = "FROM debian:bookworm-slim\nRUN apt-get update && apt-get install -y \
+        --no-install-recommends python3 python3-venv nodejs npm\n";
+    let root = crate::harness::Sandbox::new();
+    let environment = "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
+        NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt";
+    let import = ["import", base.to_str().unwrap(), "debian:bookworm-slim"];
+    root.ok(import.iter().chain(&["-c", environment]));
+    root.build("tools", &[("Dockerfile", tools)]);
+    let saved = user.path("tools.tar");
+    root.ok(["save", "-o", saved.to_str().unwrap(), "tools"]);
+    fs::set_permissions(&saved, fs::Permissions::from_mode(0o644)).unwrap();
+    user.ok(&["load", "-i", saved.to_str().unwrap()]);
+    let context = user.path("app");
+    for name in ["python-web", "node-front"] {
+        let source = format!("{REPOSITORY}/testdata/apps/{name}");
+        fs::create_dir_all(&context).unwrap();
+        let copied = Command::new("cp")
+            .args([
+                "-r".as_ref(),
+                source.as_ref(),
+                context.join(name).as_os_str(),
+            ])
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    let dockerfile = "FROM tools\nENV PATH=/srv/venv/bin:$PATH\nWORKDIR /srv/notes\n\
+        COPY python-web .\n\
+        RUN python3 -m venv /srv/venv && pip install --no-cache-dir -r requirements.txt\n\
+        WORKDIR /front\nCOPY node-front .\nRUN npm ci && npm run build\n";
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let built = user.ok(&["build", "-t", "app", context.to_str().unwrap()]);
+    assert!(built.stderr.contains("own id alone"), "{}", built.stderr);
+    let script = "cd /srv/notes && python3 -c 'import flask, notes.app; print(\"imported\")'; \
+        test -s /front/dist/main.js && echo bundled";
+    let ran = user.ok(&["run", "app", "sh", "-c", script]);
+    assert_eq!(ran.stdout, "imported\nbundled\n");
+}
+
+#[test]
+fn privileged_a_set_user_id_program_is_its_owner_s_for_a_user_too() {
+    let (Some(user), Some(who)) = (User::new(Subordinate::Ids), crate::run_mounts::who()) else {
+        return;
+    };
+    if user.import_busybox().is_none() {
+        return;
+    }
+    let dockerfile = "FROM busybox\nCOPY who /\nRUN chmod 4755 /who\nUSER www\n\
+        RUN /who; test $? = 0\n";
+    let context = user.context("sudo", &[("Dockerfile", dockerfile)]);
+    fs::write(Path::new(&context).join("who"), who).unwrap();
+    let built = user.ok(&["build", &context]);
+    assert!(
+        built.stderr.contains("isolation: userns"),
+        "{}",
+        built.stderr
+    );
 }
 
 #[test]

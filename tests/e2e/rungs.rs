@@ -106,6 +106,66 @@ fn privileged_by_chroot_the_same_is_built_as_in_namespaces() {
     assert_eq!(work, 0, "copies are gone");
 }
 
+/// A command of this sandbox's, started by another program that takes something away first.
+fn behind(wrapper: &[&str], sandbox: &Sandbox, args: &[&str]) -> Outcome {
+    let ours = sandbox.command(args);
+    let mut command = Command::new(wrapper[0]);
+    command
+        .args(&wrapper[1..])
+        .arg(ours.get_program())
+        .args(ours.get_args())
+        .env("LONGSHORE_ROOT", sandbox.root());
+    Outcome::of(command)
+}
+
+/// As in a pod whose capabilities are cut down to what its builder seems to need.
+#[test]
+fn privileged_by_chroot_the_same_is_built_without_the_right_to_make_devices() {
+    if !is_root() {
+        return;
+    }
+    let Some(sandbox) = Sandbox::with_busybox() else {
+        return;
+    };
+    let without = [
+        "setpriv",
+        "--bounding-set",
+        "-sys_admin,-mknod",
+        "--inh-caps",
+        "-all",
+        "--",
+    ];
+    let built = |context: &Path| {
+        let word = format!("id=word,src={}", sandbox.path("word").display());
+        let archive = sandbox.path("out.tar");
+        let output = format!("type=tar,dest={}", archive.display());
+        let path = context.to_str().unwrap();
+        let args = [
+            "build",
+            "--isolation=chroot",
+            "--secret",
+            &word,
+            "-o",
+            &output,
+            path,
+        ];
+        let said = behind(&without, &sandbox, &args).success().stderr;
+        assert!(said.contains("/dev/null is a file"), "{said}");
+        Exported::read(&archive)
+    };
+    is_as_meant(&built(&context(&sandbox)));
+    let dockerfile = "FROM busybox\n\
+        RUN test -f /dev/null && test ! -e /dev/zero && echo lost > /dev/null\n\
+        RUN test ! -s /dev/null && echo x > /dev/null && mv /dev/null /moved\n\
+        USER www\nRUN echo lost > /dev/null\n";
+    let root = built(&sandbox.fresh_context(&[("Dockerfile", dockerfile)]));
+    assert!(root.below("dev").is_empty(), "{:?}", root.below("dev"));
+    assert_eq!(root.text("moved"), "x\n");
+    let doctor = behind(&without, &sandbox, &["doctor"]).stdout;
+    assert!(doctor.contains("ok    chroot"), "{doctor}");
+    assert!(doctor.contains("a file as /dev/null"), "{doctor}");
+}
+
 #[test]
 fn privileged_by_chroot_a_step_without_network_has_loopback_alone() {
     if !is_root() {
@@ -371,16 +431,15 @@ fn privileged_root_without_the_right_to_mount_uses_a_user_namespace_with_all_ids
     let word = format!("id=word,src={}", sandbox.path("word").display());
     let archive = sandbox.path("out.tar");
     let output = format!("type=tar,dest={}", archive.display());
-    let without = |args: &[&str]| {
-        let ours = sandbox.command(args);
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--bounding-set", "-sys_admin", "--inh-caps", "-all", "--"])
-            .arg(ours.get_program())
-            .args(ours.get_args())
-            .env("LONGSHORE_ROOT", sandbox.root());
-        Outcome::of(command)
-    };
+    let wrapper = [
+        "setpriv",
+        "--bounding-set",
+        "-sys_admin",
+        "--inh-caps",
+        "-all",
+        "--",
+    ];
+    let without = |args: &[&str]| behind(&wrapper, &sandbox, args);
     let path = context.to_str().unwrap();
     let built = without(&["build", "--secret", &word, "-o", &output, path]).success();
     assert!(
@@ -441,14 +500,8 @@ fn privileged_where_a_namespace_can_be_made_but_not_used_root_builds_by_chroot()
         let archive = sandbox.path("out.tar");
         let output = format!("type=tar,dest={}", archive.display());
         let path = context.to_str().unwrap();
-        let ours = sandbox.command(["build", "--secret", &word, "-o", &output, path]);
-        let mut command = Command::new(confined[0]);
-        command
-            .args(&confined[1..])
-            .arg(ours.get_program())
-            .args(ours.get_args())
-            .env("LONGSHORE_ROOT", sandbox.root());
-        let said = Outcome::of(command).success().stderr;
+        let args = ["build", "--secret", &word, "-o", &output, path];
+        let said = behind(confined, &sandbox, &args).success().stderr;
         for part in ["isolation: chroot", says] {
             assert!(said.contains(part), "no `{part}` in {said}");
         }
@@ -513,6 +566,31 @@ fn privileged_the_python_application_is_built_in_a_container_without_privileges(
     let script = "id -un; python3 -c 'import flask, waitress; print(\"imported\")'; ls -l /srv/notes/notes/app.py | cut -c1-10";
     let ran = sandbox.output_of("notes", &["sh", "-c", script]);
     assert_eq!(ran, "notes\nimported\n-rw-r--r--\n");
+}
+
+/// Programs that want `/proc` and `/dev/shm`, and a package manager that makes thousands of files.
+#[test]
+fn privileged_the_node_application_is_built_by_chroot() {
+    let Some(base) = debian_base() else { return };
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let environment = "ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt";
+    let import = ["import", base.to_str().unwrap(), "debian:bookworm-slim"];
+    sandbox.ok(import.iter().chain(&["-c", environment]));
+    let app = format!("{REPOSITORY}/testdata/apps/node-front");
+    let built = sandbox.ok(["build", "--isolation=chroot", "-t", "front", &app]);
+    assert!(
+        built.stderr.contains("isolation: chroot"),
+        "{}",
+        built.stderr
+    );
+    let script =
+        "ls -l /srv/www | tail -n +2 | awk '{print $3, $9}'; grep -c marked /srv/www/main.js";
+    let ran = sandbox.output_of("front", &["sh", "-c", script]);
+    assert!(ran.contains("www-data index.html"), "{ran}");
+    assert!(ran.contains("www-data main.js"), "{ran}");
 }
 
 #[test]

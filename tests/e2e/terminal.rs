@@ -90,6 +90,15 @@ impl Session {
         self.shown.clear();
     }
 
+    /// Ctrl-C, once there is something in the foreground that it ends.
+    fn is_interrupted_in_a_sleep(&mut self) {
+        let word = crate::endings::unused_seconds(85);
+        self.types(&format!("sleep {word}\r"));
+        self.shows(&format!("sleep {word}\r\n"));
+        crate::kill::wait_until("it sleeps", || crate::kill::runs(&word));
+        self.types("\x03");
+    }
+
     fn is_raw(&self) -> bool {
         let modes = tcgetattr(self.theirs.as_fd()).unwrap().local_modes;
         !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
@@ -144,10 +153,7 @@ fn privileged_a_shell_in_a_terminal_of_its_own() {
     session.types("trap 'echo resized' WINCH; while [ \"$(stty size)\" != '40 100' ]; do :; done; echo now $((20 * 2))\r");
     session.shows("now 40\r\n");
     // Ctrl-C belongs to the process behind it.
-    session.types("sleep 1000\r");
-    session.shows("sleep 1000\r\n");
-    std::thread::sleep(Duration::from_millis(300));
-    session.types("\x03");
+    session.is_interrupted_in_a_sleep();
     session.types("echo code $?\r");
     session.shows("code 130\r\n");
     session.types("exit 7\r");
@@ -166,10 +172,7 @@ fn privileged_by_chroot_a_shell_has_a_terminal_too() {
     assert!(session.is_raw());
     session.types("stty size; echo $TERM $((6 * 7)); test -t 0 && echo is a terminal\r");
     session.shows("33 77\r\nxterm 42\r\nis a terminal\r\n");
-    session.types("sleep 1000\r");
-    session.shows("sleep 1000\r\n");
-    std::thread::sleep(Duration::from_millis(300));
-    session.types("\x03");
+    session.is_interrupted_in_a_sleep();
     session.types("echo code $?\r");
     session.shows("code 130\r\n");
     session.types("exit 7\r");
@@ -274,7 +277,7 @@ fn privileged_cve_2017_5226_nothing_is_typed_into_the_terminal_behind() {
         .arg("-o")
         .arg(context.join("typist"));
     if !compiler.arg(&source).status().is_ok_and(|it| it.success()) {
-        println!("skipped: needs gcc and a static C library");
+        crate::skip::skip("needs gcc and a static C library");
         return;
     }
     sandbox.build_app(&context, &[]);

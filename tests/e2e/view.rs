@@ -54,7 +54,7 @@ pub(crate) fn compile(to: &Path) -> bool {
     command.args(["-O1", "-static", "-o"]).args([to, &source]);
     let compiled = command.status().is_ok_and(|status| status.success());
     if !compiled {
-        println!("skipped: needs gcc and a static C library");
+        crate::skip::skip("needs gcc and a static C library");
     }
     compiled
 }

@@ -380,12 +380,15 @@ pub(crate) struct RunArgs {
     /// Read variables from a file
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
-    /// Mount a directory or file: SOURCE:TARGET[:ro]
+    /// Mount a directory or file, or a volume: [SOURCE | NAME:]TARGET[:ro]
     #[arg(short, long, value_name = "SPEC")]
     pub(crate) volume: Vec<String>,
-    /// Mount memory: TARGET[:size=BYTES,mode=MODE]
+    /// Mount memory: TARGET[:rw,exec,size=BYTES,mode=MODE]
     #[arg(long, value_name = "SPEC")]
     pub(crate) tmpfs: Vec<String>,
+    /// Mount: type=bind|volume|tmpfs,source=…,target=…[,readonly]
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) mount: Vec<String>,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
@@ -404,15 +407,33 @@ pub(crate) struct RunArgs {
     /// The host's name inside
     #[arg(long)]
     pub(crate) hostname: Option<String>,
-    /// Add a line to the hosts file
+    /// Add a line to the hosts file; `host-gateway` is this machine's address
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub(crate) add_host: Vec<String>,
     /// Memory limit
     #[arg(short, long, value_name = "BYTES")]
     pub(crate) memory: Option<String>,
+    /// Limit of memory and swap together, or -1 for no limit of swap [default: twice --memory]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<String>,
     /// Processors' worth of time
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["cpu_quota", "cpu_period"])]
     pub(crate) cpus: Option<f64>,
+    /// Processor time in each period, microseconds
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub(crate) cpu_quota: Option<i64>,
+    /// Length of that period, microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(crate) cpu_period: Option<u64>,
+    /// Relative weight
+    #[arg(short = 'c', long, value_name = "WEIGHT")]
+    pub(crate) cpu_shares: Option<u64>,
+    /// Processors that may be used
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// Memory nodes that may be used
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_mems: Option<String>,
     /// How many processes
     #[arg(long, value_name = "N")]
     pub(crate) pids_limit: Option<i64>,
@@ -428,6 +449,15 @@ pub(crate) struct RunArgs {
     /// Run with all privileges
     #[arg(long)]
     pub(crate) privileged: bool,
+    /// Give a capability besides the usual ones, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    pub(crate) cap_add: Vec<String>,
+    /// Take a capability away, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    pub(crate) cap_drop: Vec<String>,
+    /// Pass signals on to the process
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) sig_proxy: bool,
     /// Run an init that reaps processes
     #[arg(long)]
     pub(crate) init: bool,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use longshore_engine::{ContextSpec, Entitlements, Resource, SecretSource, Ulimit};
 use longshore_oci::Reference;
+use longshore_runner::HostAddress;
 
 /// Splits one CSV record: commas separate, a field may be quoted with `"`.
 pub(crate) fn split_csv(text: &str) -> Result<Vec<String>> {
@@ -114,7 +115,7 @@ fn secret_from_environment(
     Ok(SecretSource::Value(value.into_bytes()))
 }
 
-/// One `--add-host`: `name:address` or `name=address`.
+/// One `--add-host`: `name:address` or `name=address`; the address may be `host-gateway`.
 pub(crate) fn parse_host(text: &str) -> Result<(String, String)> {
     let (name, address) = text
         .split_once('=')
@@ -122,7 +123,7 @@ pub(crate) fn parse_host(text: &str) -> Result<(String, String)> {
         .with_context(|| format!("--add-host `{text}`: expected NAME:ADDRESS"))?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
     address
-        .parse::<std::net::IpAddr>()
+        .parse::<HostAddress>()
         .with_context(|| format!("--add-host `{text}`: `{address}`"))?;
     Ok((name.to_owned(), address.to_owned()))
 }

@@ -34,6 +34,26 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
     Ok(bytes as u64)
 }
 
+/// `--memory` and `--memory-swap`, which is memory and swap together, and `-1` for no limit of swap.
+pub(crate) fn parse_memory(
+    memory: Option<&str>,
+    swap: Option<&str>,
+) -> Result<(Option<u64>, Option<i64>)> {
+    let memory = memory.map(parse_bytes).transpose().context("--memory")?;
+    let both = match swap {
+        None | Some("0") => return Ok((memory, None)),
+        Some("-1") => -1,
+        Some(text) => i64::try_from(parse_bytes(text).context("--memory-swap")?)?,
+    };
+    let Some(memory) = memory else {
+        bail!("--memory-swap is memory and swap together, and needs --memory");
+    };
+    if u64::try_from(both).is_ok_and(|both| both < memory) {
+        bail!("--memory-swap is memory and swap together, and may not be less than --memory");
+    }
+    Ok((Some(memory), Some(both)))
+}
+
 /// An amount of space: bytes as [`parse_bytes`] reads them, or `20%` of the file system.
 pub(crate) fn parse_space(text: &str) -> Result<Space> {
     let Some(percent) = text.trim().strip_suffix('%') else {

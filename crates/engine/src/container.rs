@@ -1,6 +1,8 @@
 //! Runs a command in a container made from an image: in the foreground, gone afterwards.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,8 +11,8 @@ use longshore_content::Lease;
 use longshore_graph::Ulimit;
 use longshore_oci::{Descriptor, LayerId, Platform};
 use longshore_runner::{
-    BindSource, Cancel, ExitStatus, Isolation, Limits, Mount, MountSource, Network, PATH_DEFAULT,
-    ProcessIo, ProcessSpec, Rootfs, Security,
+    BindSource, Cancel, Capabilities, ExitStatus, Isolation, Limits, Mount, MountSource, Network,
+    PATH_DEFAULT, ProcessIo, ProcessSpec, Refused, Rootfs, Security,
 };
 use longshore_snapshot::{RootFs, SnapshotId, Snapshotter as _};
 use tokio::task::spawn_blocking;
@@ -18,21 +20,55 @@ use tokio::task::spawn_blocking;
 use crate::build::{extra_hosts, rlimit};
 use crate::image::{PlatformImage, StoredImage};
 use crate::layer::RemoteBlob;
+use crate::named_volume::{self, VolumeName};
 use crate::volume::CopiedVolume;
 use crate::{Engine, EngineError};
 
 /// How long the image's layers are kept for a container that is about to start.
 const LEASE: Duration = Duration::from_secs(3600);
 
-/// A directory or file of this machine that a container sees.
+/// Something that a container sees besides its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerVolume {
-    /// Here; made as a directory where it does not exist, as Docker does.
-    pub source: PathBuf,
+pub struct ContainerMount {
     /// In the container, absolute.
     pub target: String,
     /// Writes are refused.
     pub readonly: bool,
+    /// What is there.
+    pub mounted: ContainerMounted,
+}
+
+/// What a [`ContainerMount`] shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerMounted {
+    /// A directory or file of this machine.
+    Path {
+        /// Where it is.
+        source: PathBuf,
+        /// It is made as a directory where it does not exist.
+        make: bool,
+    },
+    /// A volume that stays.
+    Volume(VolumeName),
+    /// What the image has there, gone with the container.
+    Anonymous,
+    /// Memory.
+    Memory {
+        /// Its limit.
+        size_bytes: Option<u64>,
+        /// Mode of its root directory.
+        mode: u32,
+        /// What is not done in it.
+        refused: Refused,
+    },
+}
+
+/// A directory or file of this machine that a container sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub(crate) source: PathBuf,
+    pub(crate) target: String,
+    pub(crate) readonly: bool,
 }
 
 /// What to run and around what.
@@ -48,10 +84,8 @@ pub struct ContainerRequest {
     pub workdir: Option<String>,
     /// In place of the image's user.
     pub user: Option<String>,
-    /// Directories and files of this machine.
-    pub volumes: Vec<ContainerVolume>,
-    /// Memory mounts: target, size, mode.
-    pub tmpfs: Vec<(String, Option<u64>, u32)>,
+    /// What it sees besides the image's files; of equal targets the last wins.
+    pub mounts: Vec<ContainerMount>,
     /// The network; the engine's default when absent.
     pub network: Option<Network>,
     /// The host's name inside; empty for a made one.
@@ -68,6 +102,8 @@ pub struct ContainerRequest {
     pub readonly: bool,
     /// All privileges.
     pub privileged: bool,
+    /// What it may do as root, without all privileges.
+    pub capabilities: Capabilities,
     /// Reap processes.
     pub init: bool,
     /// With a terminal.
@@ -106,13 +142,6 @@ impl Engine {
         let engine = self.clone();
         spawn_blocking(move || {
             let mut request = request;
-            let mut copied = Vec::new();
-            if isolation == Isolation::Chroot {
-                let scratch = engine.root().tmp_dir();
-                for volume in std::mem::take(&mut request.volumes) {
-                    copied.push(CopiedVolume::make(existing(volume)?, scratch)?);
-                }
-            }
             let mut active = engine.layers().snapshots().prepare(&parents)?;
             // From here on the mount holds what is below it.
             drop(lease);
@@ -120,8 +149,24 @@ impl Engine {
                 RootFs::Path(path) => Rootfs::Path(path),
                 RootFs::Mount(mount) => Rootfs::Mount(mount),
             };
+            let mut copied = Vec::new();
+            let mounts = all_mounts(&found, &mut request);
+            let mut placed = Vec::new();
+            for mount in mounts {
+                let mount = match engine.placed(mount, &rootfs)? {
+                    Placed::Mount(mount) => mount,
+                    Placed::Volume(volume) if isolation == Isolation::Chroot => {
+                        let copy = CopiedVolume::make(volume, engine.root().tmp_dir())?;
+                        let mount = copy.mount();
+                        copied.push(copy);
+                        mount
+                    }
+                    Placed::Volume(volume) => bind(volume),
+                };
+                placed.push(mount);
+            }
             let mut spec = specification(&found, request, rootfs)?;
-            spec.mounts.extend(copied.iter().map(CopiedVolume::mount));
+            spec.mounts = placed;
             let ended = runner.run(spec, io, &cancel);
             drop(active);
             // Whatever became of it: what it wrote is its user's.
@@ -220,20 +265,81 @@ fn specification(
         .map(rlimit)
         .collect::<Result<_, _>>()
         .map_err(invalid)?;
-    for volume in request.volumes {
-        spec.mounts.push(bind(volume)?);
-    }
-    for (target, size_bytes, mode) in request.tmpfs {
-        spec.mounts.push(Mount {
+    spec.capabilities = request.capabilities;
+    Ok(spec)
+}
+
+/// What is asked for, and the image's own volumes where they are the only places to write to.
+fn all_mounts(image: &PlatformImage, request: &mut ContainerRequest) -> Vec<ContainerMount> {
+    let asked = std::mem::take(&mut request.mounts);
+    let declared = image.config.config.volumes.keys();
+    let declared = declared.filter(|_| request.readonly);
+    let declared = declared.filter(|target| asked.iter().all(|it| it.target != **target));
+    let mut mounts: Vec<ContainerMount> = declared
+        .map(|target| ContainerMount {
+            target: target.clone(),
+            readonly: false,
+            mounted: ContainerMounted::Anonymous,
+        })
+        .collect();
+    mounts.extend(asked);
+    mounts
+}
+
+/// A mount whose source is known.
+enum Placed {
+    Mount(Mount),
+    Volume(Volume),
+}
+
+impl Engine {
+    fn placed(&self, mount: ContainerMount, rootfs: &Rootfs) -> Result<Placed, EngineError> {
+        let ContainerMount {
             target,
-            source: MountSource::Tmpfs {
+            readonly,
+            mounted,
+        } = mount;
+        let source = match mounted {
+            ContainerMounted::Path { source, make } => existing(source, make)?,
+            ContainerMounted::Volume(name) => {
+                let opened = opened(rootfs);
+                let opened = opened.map_err(EngineError::io("open the image's files", "/"))?;
+                named_volume::directory(self.root().path(), &name, &opened, &target)?
+            }
+            ContainerMounted::Anonymous => {
+                let source = MountSource::Own { readonly };
+                return Ok(Placed::Mount(Mount { target, source }));
+            }
+            ContainerMounted::Memory {
                 size_bytes,
                 mode,
-                readonly: false,
-            },
-        });
+                refused,
+            } => {
+                let source = MountSource::Tmpfs {
+                    size_bytes,
+                    mode,
+                    readonly,
+                    refused,
+                };
+                return Ok(Placed::Mount(Mount { target, source }));
+            }
+        };
+        Ok(Placed::Volume(Volume {
+            source,
+            target,
+            readonly,
+        }))
     }
-    Ok(spec)
+}
+
+/// The root file system's directory.
+fn opened(rootfs: &Rootfs) -> std::io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, openat};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rootfs {
+        Rootfs::Path(path) => File::open(path).map(OwnedFd::from),
+        Rootfs::Mount(mount) => Ok(openat(mount, ".", flags, Mode::empty())?),
+    }
 }
 
 /// Entry point and command; one that is given drops the image's command.
@@ -286,16 +392,23 @@ fn environment(image: &[String], given: &[(String, String)], terminal: bool) -> 
         .collect()
 }
 
-fn existing(volume: ContainerVolume) -> Result<ContainerVolume, EngineError> {
-    if !volume.source.exists() {
-        std::fs::create_dir_all(&volume.source).map_err(EngineError::io("make", &volume.source))?;
+/// As Docker does it: `--volume` makes what does not exist, `--mount` does not.
+fn existing(source: PathBuf, make: bool) -> Result<PathBuf, EngineError> {
+    match (source.exists(), make) {
+        (true, _) => Ok(source),
+        (false, true) => {
+            std::fs::create_dir_all(&source).map_err(EngineError::io("make", &source))?;
+            Ok(source)
+        }
+        (false, false) => Err(EngineError::Invalid(format!(
+            "the source of a mount, `{}`, does not exist",
+            source.display()
+        ))),
     }
-    Ok(volume)
 }
 
-fn bind(volume: ContainerVolume) -> Result<Mount, EngineError> {
-    let volume = existing(volume)?;
-    Ok(Mount {
+fn bind(volume: Volume) -> Mount {
+    Mount {
         target: volume.target,
         source: MountSource::Bind {
             source: BindSource::Path(volume.source),
@@ -303,7 +416,7 @@ fn bind(volume: ContainerVolume) -> Result<Mount, EngineError> {
             readonly: volume.readonly,
             recursive: true,
         },
-    })
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod layout;
 mod lend;
 mod local_paths;
 mod lock_file;
+mod named_volume;
 mod progress;
 mod remote;
 mod request;
@@ -48,7 +49,7 @@ pub use builds::{
     BuildHistory, BuildInputs, BuildRecord, BuildStatus, Builds, HistoryLimits, Invocation,
     RecordedBuild, StepOutcome, StepRecord,
 };
-pub use container::{ContainerRequest, ContainerVolume};
+pub use container::{ContainerMount, ContainerMounted, ContainerRequest};
 pub use engine::{
     ArchiveFormat, DiskUsage, Engine, EngineOptions, LoadedImage, Removed, SandboxOptions,
 };
@@ -61,6 +62,7 @@ pub use lock_file::{LockError, LockRefresh, LockUse, PinnedName, Pins, Relocked}
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};
 pub use longshore_layers::context::ModePolicy;
 pub use longshore_runner::Resource;
+pub use named_volume::{NoVolumeName, VolumeName};
 pub use progress::{NoProgress, PlannedStep, ProgressEvent, ProgressSink};
 pub use remote::RemoteError;
 pub use request::{

@@ -17,7 +17,7 @@ use longshore_layers::{
 use longshore_runner::{BindSource, Mount, MountSource};
 
 use crate::EngineError;
-use crate::container::ContainerVolume;
+use crate::container::Volume;
 
 /// Longer than a tick of any file system's clock (FAT: 2 s).
 const CLOCK_TICK_MAX: Duration = Duration::from_secs(3);
@@ -27,7 +27,7 @@ const CLOCK_TICK_MAX: Duration = Duration::from_secs(3);
 pub(crate) struct CopiedVolume {
     /// A directory with the copy in it.
     holder: tempfile::TempDir,
-    volume: ContainerVolume,
+    volume: Volume,
     before: Before,
 }
 
@@ -39,7 +39,7 @@ enum Before {
 
 impl CopiedVolume {
     /// Copies a directory or a file, to a directory of `scratch`.
-    pub(crate) fn make(volume: ContainerVolume, scratch: &Path) -> Result<Self, EngineError> {
+    pub(crate) fn make(volume: Volume, scratch: &Path) -> Result<Self, EngineError> {
         let failed = |error| EngineError::io("copy the volume", &volume.source)(error);
         let holder = tempfile::Builder::new()
             .prefix("volume-")
@@ -60,7 +60,7 @@ impl CopiedVolume {
                 source.display()
             )));
         };
-        let volume = ContainerVolume { source, ..volume };
+        let volume = Volume { source, ..volume };
         Ok(Self {
             holder,
             volume,
@@ -128,16 +128,21 @@ impl CopiedVolume {
 }
 
 fn copy_directory(source: &Path, copy: &Path) -> io::Result<Listing> {
-    fs::create_dir(copy)?;
-    let (all, _) = changes_since(open(source)?, &Listing::default()).map_err(io::Error::other)?;
-    let options = DirectoryOptions::new(DirectoryForm::Merged);
-    materialise(&all, open(copy)?, &options, &NoLowerLayers).map_err(io::Error::other)?;
-    let root = fs::metadata(source)?;
-    chown(copy, Some(root.uid()), Some(root.gid()))?;
-    fs::set_permissions(copy, root.permissions())?;
+    copy_tree(&File::open(source)?, copy)?;
     let before = Listing::of(open(copy)?).map_err(io::Error::other)?;
     wait_until_after(&before, &copy.with_extension("clock"))?;
     Ok(before)
+}
+
+/// Makes a directory that is as another one is, with all in it.
+pub(crate) fn copy_tree(source: &File, copy: &Path) -> io::Result<()> {
+    fs::create_dir(copy)?;
+    let (all, _) = changes_since(source, &Listing::default()).map_err(io::Error::other)?;
+    let options = DirectoryOptions::new(DirectoryForm::Merged);
+    materialise(&all, open(copy)?, &options, &NoLowerLayers).map_err(io::Error::other)?;
+    let root = source.metadata()?;
+    chown(copy, Some(root.uid()), Some(root.gid()))?;
+    fs::set_permissions(copy, root.permissions())
 }
 
 fn open(directory: &Path) -> io::Result<OwnedFd> {
@@ -188,7 +193,7 @@ mod tests {
         }
 
         fn copied(&self, source: &str, readonly: bool) -> CopiedVolume {
-            let volume = ContainerVolume {
+            let volume = Volume {
                 source: self.path(source),
                 target: "/v".to_owned(),
                 readonly,

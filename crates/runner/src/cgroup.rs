@@ -8,7 +8,7 @@
 //! nobody's, and [`sweep`] kills what is in it and removes it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -29,6 +29,8 @@ mod fake;
 const NAME_PREFIX: &str = "longshore-run-";
 /// The kernel finishes off killed processes on its own time; a group is busy as long.
 const REMOVE_ATTEMPTS_MAX: u32 = 200;
+/// A new group that somebody's [`sweep`] took for an abandoned one is theirs as long as they remove it.
+const LOCK_ATTEMPTS_MAX: u32 = 200;
 /// What limits are of.
 const CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuset", "pids"];
 const CPU_PERIOD_US_DEFAULT: u64 = 100_000;
@@ -166,6 +168,9 @@ impl<'line> CgroupMount<'line> {
 pub(crate) struct Groups {
     unified: Option<Group>,
     old: Vec<Group>,
+    /// Which of the caller's groups have one of these in their place, in the old hierarchies.
+    in_place_of: BTreeMap<PathBuf, PathBuf>,
+    /// Where the kernel counts what it kills for lack of memory.
     memory: Option<PathBuf>,
     /// They are around those of an OCI runtime's container, and nothing else is put into them.
     around_container: bool,
@@ -189,14 +194,9 @@ impl Groups {
         limits: &Limits,
         warnings: &mut Vec<Warning>,
     ) -> Self {
-        let mut groups = Self {
-            unified: None,
-            old: Vec::new(),
-            memory: None,
-            around_container: false,
-            oom_notices: None,
-        };
+        let mut groups = Self::none();
         let name = group_name(name);
+        let own = hierarchies;
         let moved = match &limits.parent {
             None => None,
             Some(parent) => match hierarchies.at(parent) {
@@ -222,12 +222,54 @@ impl Groups {
         if let Some(own) = &hierarchies.unified {
             groups.unified = make_unified(own, &name, &unified);
         }
+        if !hierarchies.old.contains_key("memory") {
+            let group = groups.unified.as_ref();
+            groups.memory = group.map(|it| it.directory.clone());
+        }
         groups.apply_unified(&unified, warnings);
         groups.apply_old(hierarchies, &name, &old, warnings);
         if is_moved {
             groups.join_old(hierarchies, &name);
         }
+        groups.note_places(own, hierarchies, &name);
         groups
+    }
+
+    fn none() -> Self {
+        Self {
+            unified: None,
+            old: Vec::new(),
+            in_place_of: BTreeMap::new(),
+            memory: None,
+            around_container: false,
+            oom_notices: None,
+        }
+    }
+
+    /// Remembers what of `own` the groups made below `parents` take the place of.
+    fn note_places(&mut self, own: &Hierarchies, parents: &Hierarchies, name: &str) {
+        for (controller, directory) in &parents.old {
+            let made = directory.join(name);
+            if let Some(own) = own.old.get(controller)
+                && self.old.iter().any(|it| it.directory == made)
+            {
+                self.in_place_of.insert(own.clone(), made);
+            }
+        }
+    }
+
+    /// The groups that a process in these is in: where there is none of a hierarchy, the caller's.
+    pub(crate) fn shown(&self, own: &Hierarchies) -> Hierarchies {
+        let place = |own: &PathBuf| self.in_place_of.get(own).unwrap_or(own).clone();
+        let old = own.old.iter();
+        let unified = match &self.unified {
+            Some(group) => Some(group.directory.clone()),
+            None => own.unified.clone(),
+        };
+        Hierarchies {
+            unified,
+            old: old.map(|(name, own)| (name.clone(), place(own))).collect(),
+        }
     }
 
     /// Counts with a parent also where no limit of its own is set.
@@ -259,6 +301,13 @@ impl Groups {
             if groups.old.iter().all(|it| it.directory != directory) {
                 // Where we may not, neither may the runtime, which will say so.
                 groups.old.extend(Group::new(&directory).ok());
+            }
+        }
+        if let Some(own) = hierarchies.old.get("memory") {
+            let directory = own.join(group_name(name));
+            let is_made = groups.old.iter().any(|it| it.directory == directory);
+            if is_made {
+                groups.memory = Some(directory);
             }
         }
         let memory = groups.memory.as_deref();
@@ -318,12 +367,8 @@ impl Groups {
                 ),
                 None => Err(io::Error::other("there is no control group for it")),
             };
-            match (&self.unified, result) {
-                (Some(group), Ok(())) if setting.controller == "memory" => {
-                    self.memory = Some(group.directory.clone());
-                }
-                (_, Ok(())) => {}
-                (_, Err(error)) => warnings.push(setting.warning(&error)),
+            if let Err(error) = result {
+                warnings.extend(setting.warning(&error));
             }
         }
     }
@@ -340,7 +385,7 @@ impl Groups {
             match self.apply_one_old(&directory, setting) {
                 Ok(()) if setting.controller == "memory" => self.memory = Some(directory),
                 Ok(()) => {}
-                Err(error) => warnings.push(setting.warning(&error)),
+                Err(error) => warnings.extend(setting.warning(&error)),
             }
         }
     }
@@ -370,7 +415,11 @@ impl Drop for Groups {
 
 impl Group {
     /// Makes it and locks it. In between it looks abandoned: if a sweep took it, it is made again.
+    ///
+    /// # Errors
+    /// Also when it stays somebody else's: a process that was stopped while it swept.
     fn new(directory: &Path) -> io::Result<Self> {
+        let mut attempts = 0;
         loop {
             match fs::create_dir(directory) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -380,7 +429,15 @@ impl Group {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other?,
             };
-            lock.lock()?;
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if attempts < LOCK_ATTEMPTS_MAX => {
+                    thread::sleep(Duration::from_millis(u64::from(attempts.min(10))));
+                    attempts += 1;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
             let locked = lock.metadata()?.ino();
             if fs::metadata(directory).is_ok_and(|now| now.ino() == locked) {
                 return Ok(Self {
@@ -445,30 +502,35 @@ struct Setting {
     unified_value: String,
     old_file: &'static str,
     old_value: String,
+    /// By the caller, who wants to know where it is not held.
+    is_asked: bool,
 }
 
 impl Setting {
-    fn warning(&self, error: &io::Error) -> Warning {
-        Warning {
+    fn warning(&self, error: &io::Error) -> Option<Warning> {
+        self.is_asked.then(|| Warning {
             what: self.what.to_owned(),
             why: error.to_string(),
-        }
+        })
     }
 }
 
 fn settings(limits: &Limits) -> Vec<Setting> {
     let mut settings = Vec::new();
-    let mut add = |what, controller, (unified_file, unified_value), (old_file, old_value)| {
-        let setting = Setting {
-            what,
-            controller,
-            unified_file,
-            unified_value,
-            old_file,
-            old_value,
+    let mut add =
+        |what: &'static str, controller, (unified_file, unified_value), (old_file, old_value)| {
+            let is_asked = what != "swap limit" || limits.memory_swap_bytes.is_some();
+            let setting = Setting {
+                what,
+                controller,
+                unified_file,
+                unified_value,
+                old_file,
+                old_value,
+                is_asked,
+            };
+            settings.push(setting);
         };
-        settings.push(setting);
-    };
     if let Some(bytes) = limits.memory_bytes {
         let value = bytes.to_string();
         let (unified, old) = (
@@ -477,7 +539,7 @@ fn settings(limits: &Limits) -> Vec<Setting> {
         );
         add("memory limit", "memory", unified, old);
     }
-    if let Some(both) = limits.memory_swap_bytes {
+    if let Some(both) = limits.memory_swap_bytes.or_else(|| usual_swap(limits)) {
         let swap = swap_bytes(both, limits.memory_bytes.unwrap_or(0));
         let unified = ("memory.swap.max", swap);
         add(
@@ -542,6 +604,12 @@ fn settings(limits: &Limits) -> Vec<Setting> {
         );
     }
     settings
+}
+
+/// Docker's, where nothing is said: as much swap as memory, which not every kernel can hold.
+fn usual_swap(limits: &Limits) -> Option<i64> {
+    let memory = i64::try_from(limits.memory_bytes?).ok()?;
+    Some(memory.saturating_mul(2))
 }
 
 /// The unified hierarchy counts swap alone.
@@ -673,6 +741,7 @@ impl Groups {
         let group = Group::new(&own.join(group_name(name)))?;
         let directory = group.directory.clone();
         self.old.push(group);
+        self.in_place_of.insert(own.clone(), directory.clone());
         fs::write(directory.join("devices.deny"), "a")?;
         OLD_DEVICE_RULES
             .iter()
@@ -714,6 +783,15 @@ mod tests {
             ]
         );
         assert_eq!(swap_bytes(-1, 5), "max");
+        let memory_alone = Limits {
+            memory_bytes: Some(1000),
+            ..Limits::default()
+        };
+        let swap = settings(&memory_alone).pop().unwrap();
+        assert_eq!(
+            (swap.unified_value.as_str(), swap.is_asked),
+            ("1000", false)
+        );
         assert_eq!((weight(2), weight(262_144)), (1, 10_000));
     }
 
@@ -721,17 +799,11 @@ mod tests {
     fn privileged_the_old_device_hierarchy_holds_the_same_filter() {
         let hierarchies = Hierarchies::of_this_process().unwrap();
         if !rustix::process::geteuid().is_root() || !hierarchies.old.contains_key("devices") {
-            println!("skipped: needs root and the old device hierarchy");
+            crate::skip::skip("needs root and the old device hierarchy");
             return;
         }
         let name = format!("test-{}", std::process::id());
-        let mut groups = Groups {
-            unified: None,
-            old: Vec::new(),
-            memory: None,
-            around_container: false,
-            oom_notices: None,
-        };
+        let mut groups = Groups::none();
         groups.filter_devices_old(&hierarchies, &name).unwrap();
         let directory = groups.old[0].directory.clone();
         let list = fs::read_to_string(directory.join("devices.list")).unwrap();
@@ -748,12 +820,12 @@ mod tests {
     fn privileged_a_sweep_takes_abandoned_groups_only() {
         let hierarchies = Hierarchies::of_this_process().unwrap();
         let Some(own) = hierarchies.unified.clone() else {
-            println!("skipped: needs the unified hierarchy");
+            crate::skip::skip("needs the unified hierarchy");
             return;
         };
         let path = |kind: &str| own.join(format!("{NAME_PREFIX}{kind}-{}", std::process::id()));
         let Ok(held) = Group::new(&path("held")) else {
-            println!("skipped: needs root");
+            crate::skip::skip("needs root");
             return;
         };
         drop(Group::new(&path("dropped")).unwrap());

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -70,6 +71,22 @@ impl Channel {
         Ok(())
     }
 
+    /// Whether the other end is closed, which it is at the latest when its holder has ended.
+    pub(crate) fn is_closed(&self) -> io::Result<bool> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut polled = [PollFd::new(&self.0, PollFlags::empty())];
+        loop {
+            match poll(&mut polled, Some(&now)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(other) => return Err(other.into()),
+                Ok(_) => return Ok(polled[0].revents().contains(PollFlags::HUP)),
+            }
+        }
+    }
+
     /// Waits for a message.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Received<T>> {
         let mut bytes = vec![0; MESSAGE_BYTES_MAX + 1];
@@ -125,7 +142,9 @@ mod tests {
         one.send(&("first", 1), &[file.as_fd(), file.as_fd()])
             .unwrap();
         one.send(&("second", 2), &[]).unwrap();
+        assert!(!other.is_closed().unwrap());
         drop(one);
+        assert!(other.is_closed().unwrap(), "also while messages wait");
         let Received::Message(first, fds) = other.receive::<(String, u8)>().unwrap() else {
             panic!("closed")
         };

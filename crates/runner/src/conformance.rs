@@ -8,15 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::{
-    Cancel, Ended, ExitStatus, Mount, MountSource, ProcessIo, ProcessSpec, Rootfs, RunError,
-    Runner, Secret, Stream,
+    Cancel, Ended, ExitStatus, Mount, MountSource, ProcessIo, ProcessSpec, Refused, Rootfs,
+    RunError, Runner, Secret, Stream,
 };
 
-/// Cancelling may take this long, machine load included.
-const CANCEL_TIME_MAX: Duration = Duration::from_secs(1);
 const FLOOD_BYTES: usize = 16 << 20;
 const MANY: usize = 64;
 
@@ -162,19 +159,17 @@ fn signals_are_128_and_more(bench: &Bench<'_>) {
     let spec = bench.spec(&[
         "/bin/sh",
         "-c",
-        "trap 'exit 9' USR1; while :; do sleep 0.05; done",
+        "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done",
     ]);
-    let outcome = thread::scope(|scope| {
-        scope.spawn(move || {
-            thread::sleep(Duration::from_millis(500));
+    let io = ProcessIo::to_sink(move |_, bytes| {
+        if bytes.starts_with(b"ready") {
             signaller.signal(10);
-        });
-        bench.run(spec, &cancel)
+        }
     });
-    assert_eq!(
-        outcome.ended(),
-        Ended::Code(9),
-        "the process saw the signal"
+    let ended = bench.runner.run(spec, io, &cancel).map(|it| it.ended);
+    assert!(
+        matches!(ended, Ok(Ended::Code(9))),
+        "the process saw the signal: {ended:?}"
     );
     let outcome = bench.script("(kill -SEGV $(sh -c 'echo $PPID')); echo $?");
     assert_eq!(
@@ -279,13 +274,9 @@ fn the_working_directory_is_made(bench: &Bench<'_>) {
 }
 
 fn background_processes_do_not_outlive_the_command(bench: &Bench<'_>) {
-    let start = Instant::now();
-    let outcome = bench.script("(trap '' HUP TERM; setsid sleep 100) & echo started");
+    // Whoever waited for this one would never come back.
+    let outcome = bench.script("(trap '' HUP TERM; setsid sleep 1000000) & echo started");
     assert_eq!(outcome.text(), "started\n");
-    assert!(
-        start.elapsed() < Duration::from_secs(50),
-        "it did not wait for the daemon"
-    );
 }
 
 fn cancelling_kills_whatever_resists(bench: &Bench<'_>) {
@@ -294,21 +285,16 @@ fn cancelling_kills_whatever_resists(bench: &Bench<'_>) {
         echo ready; while :; do sleep 100; done";
     let cancel = new_cancel();
     let canceller = cancel.clone();
-    let cancelled_at = Arc::new(Mutex::new(None));
-    let noted = Arc::clone(&cancelled_at);
     let io = ProcessIo::to_sink(move |_, bytes| {
         if bytes.starts_with(b"ready") {
-            *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             canceller.cancel();
         }
     });
+    // If something resists, this does not come back.
     let result = bench
         .runner
         .run(bench.spec(&["/bin/sh", "-c", script]), io, &cancel);
     assert!(matches!(result, Err(RunError::Cancelled)), "{result:?}");
-    let cancelled_at = cancelled_at.lock().unwrap_or_else(PoisonError::into_inner);
-    let taken = cancelled_at.map(|at| at.elapsed());
-    assert!(taken.is_some_and(|it| it < CANCEL_TIME_MAX), "{taken:?}");
 }
 
 fn a_cancelled_handle_starts_nothing(bench: &Bench<'_>) {
@@ -342,6 +328,7 @@ fn mount_points_leave_no_trace(bench: &Bench<'_>) {
                 size_bytes: Some(1 << 20),
                 mode: 0o755,
                 readonly: false,
+                refused: Refused::SUID,
             },
         },
     ];

@@ -5,7 +5,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::connection::{Network, NetworkHelper};
-use crate::spec::{ExtraHost, Resolver, ResolverConfig};
+use crate::error::RunError;
+use crate::gateway;
+use crate::spec::{ExtraHost, HostAddress, Resolver, ResolverConfig};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// systemd-resolved's own list, for when `resolv.conf` names nothing but its stub.
@@ -20,13 +22,24 @@ const NAMESERVERS_DEFAULT: [&str; 4] = [
 ];
 
 /// `/etc/hosts`, as BuildKit writes it.
-pub(crate) fn hosts(hostname: &str, extra: &[ExtraHost]) -> String {
+pub(crate) fn hosts(
+    hostname: &str,
+    extra: &[ExtraHost],
+    network: Network,
+) -> Result<String, RunError> {
     let mut lines =
         format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for host in extra {
-        lines.push_str(&format!("{}\t{}\n", host.address, host.name));
+    for ExtraHost { name, address } in extra {
+        let address = match address {
+            HostAddress::Ip(address) => *address,
+            HostAddress::Gateway => gateway::address(network).map_err(|why| RunError::Spec {
+                field: "extra_hosts".to_owned(),
+                reason: format!("`{name}:{}`: {why}", HostAddress::GATEWAY),
+            })?,
+        };
+        lines.push_str(&format!("{address}\t{name}\n"));
     }
-    lines
+    Ok(lines)
 }
 
 /// `/etc/resolv.conf`; `None` leaves the image's.
@@ -156,7 +169,7 @@ mod tests {
             address: "10.0.0.7".parse().unwrap(),
         };
         assert_eq!(
-            hosts("box", &[extra]),
+            hosts("box", &[extra], Network::Host).unwrap(),
             "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb\n"
         );
     }

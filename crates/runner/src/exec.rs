@@ -138,7 +138,8 @@ fn explain(command: &str, program: &str, error: &io::Error) -> Failure {
         && let Some(machine) = foreign_machine(program)
     {
         reason.push_str(&format!(
-            " (built for {machine}, this machine is {})",
+            " (built for {machine}, this machine is {}, and binfmt_misc has no handler for it: \
+             the package qemu-user-static brings one)",
             std::env::consts::ARCH
         ));
     }

@@ -41,6 +41,7 @@ mod error;
 mod etc;
 mod exec;
 mod executable;
+mod gateway;
 mod in_place;
 mod io;
 mod isolation;
@@ -60,6 +61,9 @@ mod rootpath;
 mod runner;
 mod sandbox;
 mod seccomp;
+#[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod spec;
 mod status;
 mod stubs;
@@ -69,7 +73,7 @@ mod user;
 mod userns;
 
 pub use cancel::Cancel;
-pub use capabilities::may_mount;
+pub use capabilities::{Capabilities, UnknownCapability, may_mount};
 pub use connection::{Connection, Network, NetworkHelper, UnknownNetwork};
 pub use error::{ErrorClass, RunError};
 pub use in_place::kept_in_place;
@@ -79,9 +83,9 @@ pub use oci::OciRunner;
 pub use probe::{Check, ControlGroups, Layout, Probe, SubordinateIds};
 pub use runner::{RunnerOptions, SandboxRunner};
 pub use spec::{
-    BindSource, ExtraHost, HOSTNAME_DEFAULT, Limits, Mount, MountSource, PATH_DEFAULT, ProcessSpec,
-    Resolver, ResolverConfig, Resource, Rlimit, Rootfs, SHM_BYTES_DEFAULT, Secret, Security,
-    UnknownResource,
+    BindSource, ExtraHost, HOSTNAME_DEFAULT, HostAddress, Limits, Mount, MountSource, PATH_DEFAULT,
+    ProcessSpec, Refused, Resolver, ResolverConfig, Resource, Rlimit, Rootfs, SHM_BYTES_DEFAULT,
+    Secret, Security, UnknownResource,
 };
 pub use status::{Ended, ExitStatus, Usage, Warning};
 pub use supervisor::init_if_requested;

@@ -32,6 +32,7 @@ use crate::io::ProcessIo;
 use crate::isolation::Isolation;
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, attach, new_file_system};
 use crate::plan::{Doing as _, Event, Failure, Note};
+use crate::privileges;
 use crate::rootpath::Missing;
 use crate::runner::SandboxRunner;
 use crate::sandbox::{Builder, MovableTrees, Ready, Staging, Stdio};
@@ -306,6 +307,7 @@ fn bundle(
     it.make_cwd(root, &identity)?;
     let config = Container {
         plan: &it.plan,
+        rlimits: privileges::reachable_rlimits(&it.plan.rlimits, |warning| it.warn(warning)),
         env: it.environment(&identity),
         identity: &identity,
         bound,

@@ -34,6 +34,8 @@ pub(crate) struct Placed {
     swaps: Vec<Swap>,
     /// In the order in which they were borrowed.
     loans: Vec<Loan>,
+    /// A file takes the place of the device node that cannot be made.
+    pub(crate) stands_in_for_null: bool,
 }
 
 /// Something that was moved into the scratch directory and belongs elsewhere.
@@ -79,7 +81,13 @@ impl Placed {
             Way::InPlace => Vec::new(),
             _ => make_standard(&scratch, plan)?,
         };
-        for (index, mount) in plan.mounts.iter().enumerate() {
+        if self.stands_in_for_null {
+            items.push(make_null(&scratch)?);
+        }
+        // A directory of the root file system itself is where it belongs.
+        let mounts = plan.mounts.iter().enumerate();
+        let mounts = mounts.filter(|(_, it)| !matches!(it.source, PlannedSource::Own { .. }));
+        for (index, mount) in mounts {
             let at = scratch.join(format!("mount{index}"));
             let item = make_item(&mount.target, &mount.source, at, fds, &mut self.loans)?;
             items.retain(|other| other.target != item.target);
@@ -239,6 +247,13 @@ fn make_standard(scratch: &Path, plan: &Plan) -> Result<Vec<Item>, Failure> {
     Ok(items)
 }
 
+/// Takes whatever is written, and is empty until then.
+fn make_null(scratch: &Path) -> Result<Item, Failure> {
+    let (target, at) = ("/dev/null", scratch.join("null"));
+    make_file(&at, b"", (0o666, 0, 0)).doing_at("make", target)?;
+    Ok(Item::made(target, at, false))
+}
+
 fn make_item(
     target: &str,
     source: &PlannedSource,
@@ -273,7 +288,7 @@ fn make_item(
                 .doing_at("borrow what is shown at", target)?;
             borrow(&source, subpath.as_deref(), at, target, loans)
         }
-        PlannedSource::Bind { .. } => Err(Failure::Spec {
+        PlannedSource::Bind { .. } | PlannedSource::Own { .. } => Err(Failure::Spec {
             field: "mounts".to_owned(),
             reason: format!(
                 "`{target}`: what is in use elsewhere cannot be shown with chroot or inplace \

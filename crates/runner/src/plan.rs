@@ -12,10 +12,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Capabilities;
 use crate::connection::{Connection, Network};
 use crate::error::RunError;
 use crate::probe::{Check, Probe};
-use crate::spec::{Limits, Rlimit, Security};
+use crate::spec::{Limits, Refused, Rlimit, Security};
 use crate::status::{Ended, Usage, Warning};
 
 /// `argv[0]` of the stage.
@@ -44,6 +45,7 @@ pub(crate) struct Plan {
     /// The network namespace to enter, for any network but the caller's.
     pub(crate) network_namespace: Option<FdIndex>,
     pub(crate) security: Security,
+    pub(crate) capabilities: Capabilities,
     pub(crate) readonly_rootfs: bool,
     pub(crate) terminal: Option<(u16, u16)>,
     pub(crate) rlimits: Vec<Rlimit>,
@@ -101,6 +103,10 @@ pub(crate) enum PlannedSource {
     Tmpfs {
         size_bytes: Option<u64>,
         mode: u32,
+        readonly: bool,
+        refused: Refused,
+    },
+    Own {
         readonly: bool,
     },
     File {

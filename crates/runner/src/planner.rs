@@ -67,7 +67,7 @@ pub(crate) fn plan(
     let (stdio, pipes) = plan_streams(io, spec.terminal, fds)?;
     let window = io.window.map_or((24, 80), |it| (it.rows, it.columns));
     let plan = Plan {
-        hosts: etc::hosts(&hostname, &spec.extra_hosts),
+        hosts: etc::hosts(&hostname, &spec.extra_hosts, spec.network)?,
         resolv_conf: etc::resolv_conf(&spec.resolver, spec.network),
         args: spec.args,
         env: environment(spec.env),
@@ -79,6 +79,7 @@ pub(crate) fn plan(
         network: spec.network,
         network_namespace: None,
         security: spec.security,
+        capabilities: spec.capabilities,
         readonly_rootfs: spec.readonly_rootfs,
         terminal: spec.terminal.then_some(window),
         rlimits: spec.rlimits,
@@ -203,11 +204,14 @@ fn plan_mount(mount: Mount, fds: &mut Fds) -> Result<PlannedMount, RunError> {
             size_bytes,
             mode,
             readonly,
+            refused,
         } => PlannedSource::Tmpfs {
             size_bytes,
             mode,
             readonly,
+            refused,
         },
+        MountSource::Own { readonly } => PlannedSource::Own { readonly },
         MountSource::File {
             contents,
             mode,

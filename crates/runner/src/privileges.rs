@@ -1,13 +1,13 @@
 //! Giving up what the process must not have.
 
-use rustix::process::{Resource as RawResource, Rlimit as RawRlimit, setrlimit};
+use rustix::process::{Resource as RawResource, Rlimit as RawRlimit, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
     set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::capabilities::{NUMBERS, SANDBOX};
+use crate::capabilities::{Capabilities, NUMBERS};
 use crate::plan::{Doing as _, Failure};
 use crate::seccomp;
 use crate::spec::{Resource, Rlimit, Security};
@@ -21,13 +21,13 @@ use crate::userns;
 /// The filter is loaded while `CAP_SYS_ADMIN` is still held: without it, `no_new_privs` would have
 /// to be set, and `sudo` would stop working in builds.
 pub(crate) fn become_user(
-    security: Security,
+    (security, wanted): (Security, Capabilities),
     identity: &Identity,
     filter: Option<&[u8]>,
 ) -> Result<(), Failure> {
     let own = capabilities(None).doing("read the capabilities")?.permitted;
     let kept = match security {
-        Security::Sandbox => own & SANDBOX,
+        Security::Sandbox => own & wanted.set(),
         Security::Insecure => own,
     };
     drop_from_bounding_set(kept)?;
@@ -137,33 +137,56 @@ fn set_all_capabilities(all: CapabilitySet) -> Result<(), Failure> {
 /// Sets limits as far as allowed: raising a hard one takes `CAP_SYS_RESOURCE`, which the caller may
 /// not have.
 pub(crate) fn set_rlimits(limits: &[Rlimit], warn: impl Fn(Warning)) {
-    for limit in limits {
-        let resource = raw(limit.resource);
+    for limit in reachable_rlimits(limits, &warn) {
         let wanted = RawRlimit {
             current: limit.soft,
             maximum: limit.hard,
         };
-        let Err(error) = setrlimit(resource, wanted) else {
-            continue;
+        if let Err(error) = setrlimit(raw(limit.resource), wanted) {
+            warn(not_applied(limit.resource, error.to_string()));
+        }
+    }
+}
+
+/// The same limits, but none above what this process may set.
+pub(crate) fn reachable_rlimits(limits: &[Rlimit], warn: impl Fn(Warning)) -> Vec<Rlimit> {
+    let reachable = limits.iter().map(|limit| {
+        let (resource, before) = (raw(limit.resource), getrlimit(raw(limit.resource)));
+        if !is_above(limit.hard, before.maximum) {
+            return *limit;
+        }
+        let raised = RawRlimit {
+            maximum: limit.hard,
+            ..before
         };
-        let hard = rustix::process::getrlimit(resource).maximum;
-        let reachable = [limit.soft, hard].into_iter().flatten().min();
-        let fallback = setrlimit(
-            resource,
-            RawRlimit {
-                current: reachable,
-                maximum: hard,
-            },
-        );
-        let got = match (fallback, reachable) {
-            (Ok(()), Some(value)) => format!(" (set to {value} instead)"),
-            _ => String::new(),
-        };
-        let what = format!("rlimit {}", limit.resource.name());
-        warn(Warning {
-            what,
-            why: format!("{error}{got}"),
-        });
+        let hard = before.maximum;
+        match setrlimit(resource, raised).and_then(|()| setrlimit(resource, before)) {
+            Ok(()) => *limit,
+            Err(error) => {
+                let soft = [limit.soft, hard].into_iter().flatten().min();
+                let instead = soft.map(|value| format!(" (set to {value} instead)"));
+                let why = format!("{error}{}", instead.unwrap_or_default());
+                warn(not_applied(limit.resource, why));
+                Rlimit {
+                    soft,
+                    hard,
+                    ..*limit
+                }
+            }
+        }
+    });
+    reachable.collect()
+}
+
+/// `None` is above everything.
+fn is_above(limit: Option<u64>, other: Option<u64>) -> bool {
+    other.is_some_and(|other| limit.is_none_or(|limit| limit > other))
+}
+
+fn not_applied(resource: Resource, why: String) -> Warning {
+    Warning {
+        what: format!("rlimit {}", resource.name()),
+        why,
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Hierarchies;
+use crate::cgroup::{Groups, Hierarchies};
+use crate::spec::Limits;
 
 /// Everything a sandbox or a root file system may need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub struct Probe {
     pub user_namespace_hint: Option<String>,
     /// Mapping any id into a user namespace, as root of a container may.
     pub maps_all_ids: bool,
+    /// Mapping the ids that the user is granted: for others than root, by `newuidmap` and `newgidmap`.
+    pub id_mapping: Check,
     /// Making mount, process, IPC, host name and network namespaces.
     pub namespaces: Check,
     /// Mounting with `fsopen`, `open_tree` and `move_mount`.
@@ -88,6 +91,8 @@ pub struct ControlGroups {
     pub controllers: Vec<String>,
     /// A whole group can be killed at once.
     pub kill: bool,
+    /// Limits that cannot be set, each with the reason: those that nobody delegated.
+    pub refused: Vec<String>,
 }
 
 /// Which control group hierarchies are mounted.
@@ -147,8 +152,24 @@ impl ControlGroups {
             writable,
             controllers,
             kill,
+            refused: refused_limits(&hierarchies),
         }
     }
+}
+
+/// Sets one limit of each kind on a group that is gone again afterwards.
+fn refused_limits(hierarchies: &Hierarchies) -> Vec<String> {
+    let limits = Limits {
+        memory_bytes: Some(1 << 40),
+        cpu_shares: Some(1024),
+        pids_max: Some(1 << 20),
+        ..Limits::default()
+    };
+    let mut warnings = Vec::new();
+    let name = format!("probe-{}", std::process::id());
+    drop(Groups::new(hierarchies, &name, &limits, &mut warnings));
+    let said = warnings.into_iter();
+    said.map(|it| format!("{}: {}", it.what, it.why)).collect()
 }
 
 fn controllers_of(group: &Path) -> Vec<String> {

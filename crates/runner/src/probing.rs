@@ -45,6 +45,7 @@ pub(crate) fn probe(scratch: &Path) -> Probe {
         }),
         user_namespace_hint: None,
         maps_all_ids: userns::may_map_all(),
+        id_mapping: userns::try_mapping(),
         namespaces: attempt(|| sys::unshare(NAMESPACES)),
         mount_api: attempt(try_mount_api),
         mount_attributes: attempt(try_mount_attributes),

@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, setpgid, wait};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, setpgid, wait,
+};
 use rustix::termios::{isatty, tcsetpgrp};
 
 use crate::sys::{self, Cloned};
@@ -15,8 +17,16 @@ const SIGNAL_INFO_BYTES: usize = 128;
 /// Forks. Returns in the child, which becomes the command; the parent becomes the reaper.
 pub(crate) fn split() -> io::Result<()> {
     let signals = sys::signals_as_descriptor()?;
+    let reaper = getpid();
     match sys::fork()? {
-        Cloned::Child => own_process_group(),
+        Cloned::Child => {
+            // Where there is no process namespace that ends with the reaper.
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            if getppid() != Some(reaper) {
+                sys::exit_now(125);
+            }
+            own_process_group()
+        }
         Cloned::Parent(child) => {
             sys::close_all_from_3_but(signals.as_raw_fd());
             sys::exit_now(reap(child, signals.as_fd()))
@@ -56,11 +66,8 @@ fn pass_on(command: Pid, signals: BorrowedFd<'_>) {
         return;
     };
     let number = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
-    match Signal::from_named_raw(number) {
-        None | Some(Signal::CHILD) => {}
-        Some(signal) => {
-            // It may have become somebody whom we may not signal.
-            let _refused = kill_process(command, signal);
-        }
+    if number != Signal::CHILD.as_raw() {
+        // It may have become somebody whom we may not signal.
+        let _refused = sys::signal(command, number);
     }
 }

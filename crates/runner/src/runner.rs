@@ -1,5 +1,6 @@
 //! The caller's side: starting the stage, moving bytes, and waiting for the end.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +17,7 @@ use rustix::termios::{isatty, tcgetwinsize, tcsetwinsize};
 
 use crate::Runner;
 use crate::cancel::Cancel;
-use crate::capabilities;
+use crate::capabilities::{self, Capabilities};
 use crate::cgroup::{self, Hierarchies};
 use crate::channel::{Channel, FDS_PER_MESSAGE_MAX, Received};
 use crate::connection::Network;
@@ -163,13 +164,18 @@ impl SandboxRunner {
         self.shares_processes
     }
 
-    fn seccomp(&self) -> Option<&[u8]> {
-        let compile = || {
+    /// The filter that goes with capabilities; none where there is none for this architecture.
+    fn seccomp(&self, capabilities: Capabilities) -> Option<Cow<'_, [u8]>> {
+        let compile = |capabilities: Capabilities| {
             Some(seccomp::to_bytes(&seccomp::default_profile(
-                capabilities::SANDBOX,
+                capabilities.set(),
             )?))
         };
-        self.seccomp.get_or_init(compile).as_deref()
+        if capabilities != Capabilities::default() {
+            return compile(capabilities).map(Cow::Owned);
+        }
+        let usual = self.seccomp.get_or_init(|| compile(capabilities));
+        usual.as_deref().map(Cow::Borrowed)
     }
 
     fn device_filter(&self) -> Option<BorrowedFd<'_>> {
@@ -192,6 +198,14 @@ impl SandboxRunner {
         let probed = self.probe_in(&scratch);
         std::fs::remove_dir_all(&scratch).setting_up("remove the probe's directory", &scratch)?;
         probed
+    }
+
+    /// Makes a network and lets it go again: whether what connects it is there and works.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn try_network(&self, network: Network) -> Result<(), RunError> {
+        self.networks.take(network).map(drop)
     }
 
     fn probe_in(&self, scratch: &Path) -> Result<Probe, RunError> {
@@ -261,9 +275,12 @@ impl SandboxRunner {
         plan.oci_runtime = oci_runtime.map(str::to_owned);
         let (namespace, helper) = network.map(Taken::into_parts).unzip();
         plan.network_namespace = namespace.map(|fd| fds.add(fd));
+        let mut has_filter = false;
         if filtered {
             let what = "pass on the filters";
-            let program = self.seccomp().map(planner::file_in_memory).transpose();
+            let program = self.seccomp(plan.capabilities);
+            has_filter = program.is_some();
+            let program = program.as_deref().map(planner::file_in_memory).transpose();
             plan.seccomp = program.setting_up(what, "")?.map(|fd| fds.add(fd));
             let program = self
                 .device_filter()
@@ -290,7 +307,7 @@ impl SandboxRunner {
         }
         let mut ended = stage.conclude(outcome)?;
         ended.warnings.extend(helper.flatten().and_then(cut_off));
-        if filtered && self.seccomp().is_none() {
+        if filtered && !has_filter {
             ended.warnings.push(Warning {
                 what: "the filter of system calls".to_owned(),
                 why: format!("there is none for {}", std::env::consts::ARCH),

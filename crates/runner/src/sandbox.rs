@@ -84,7 +84,7 @@ pub(crate) enum Cgroups {
     Unified,
     /// Whatever `/sys` brings.
     AsTheyAre,
-    /// The groups of the old hierarchies, by controller.
+    /// The process's own groups of the old hierarchies, by controller.
     Old(Vec<(String, OwnedFd)>),
 }
 
@@ -99,6 +99,7 @@ pub(crate) fn enter(ready: Ready) -> ! {
 
 fn build(it: &Builder, mut trees: MovableTrees) -> Result<Infallible, Failure> {
     it.await_go()?;
+    it.enter_own_control_groups()?;
     umask(Mode::empty());
     it.set_host_name()?;
     it.enter_network(&mut trees)?;
@@ -255,15 +256,14 @@ impl Builder {
         Root(self.rootfs.as_fd())
     }
 
-    fn warn(&self, warning: Warning) {
+    pub(crate) fn warn(&self, warning: Warning) {
         // Without a supervisor there is nobody to warn.
         let _gone = self.channel.send(&Note::Warning(warning), &[]);
     }
 
     /// Waits until the supervisor is done with us; if it is gone, there is nothing to do.
     pub(crate) fn await_go(&self) -> Result<(), Failure> {
-        set_parent_process_death_signal(Some(Signal::KILL))
-            .doing("tie the process to its parent")?;
+        self.tie_to_supervisor()?;
         match self
             .channel
             .receive::<Go>()
@@ -271,6 +271,18 @@ impl Builder {
         {
             Received::Message(Go, _) => Ok(()),
             Received::Closed => sys::exit_now(125),
+        }
+    }
+
+    /// This process ends with the supervisor. The signal tells nothing of one that has ended before
+    /// it was asked for, and the number of a parent outside of the process namespace is always 0: the
+    /// other end of the channel tells.
+    fn tie_to_supervisor(&self) -> Result<(), Failure> {
+        let what = "tie the process to its parent";
+        set_parent_process_death_signal(Some(Signal::KILL)).doing(what)?;
+        match self.channel.is_closed().doing(what)? {
+            false => Ok(()),
+            true => sys::exit_now(125),
         }
     }
 
@@ -508,16 +520,29 @@ impl Builder {
                 size_bytes,
                 mode,
                 readonly,
+                refused,
             } => {
                 let mode = format!("{mode:o}");
                 let size = size_bytes.map(|bytes| bytes.to_string());
                 let mut options = vec![("mode", mode.as_str())];
                 options.extend(size.as_deref().map(|size| ("size", size)));
-                let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID;
-                attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, !self.devices_filtered);
+                let no_devices = refused.devices || !self.devices_filtered;
+                let mut attributes = MountAttrFlags::empty();
+                attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, refused.exec);
+                attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, refused.suid);
+                attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, no_devices);
                 attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, *readonly);
                 new_file_system("tmpfs", &options, attributes)
                     .doing_at("make the tmpfs for", &mount.target)
+            }
+            PlannedSource::Own { readonly } => {
+                let place = self.place(self.root(), &mount.target, Missing::Directories)?;
+                let own = clone_tree(place.as_fd(), true).doing_at(what, &mount.target)?;
+                if *readonly {
+                    restrict(own.as_fd(), true, MountAttrFlags::MOUNT_ATTR_RDONLY)
+                        .doing_at("make read-only", &mount.target)?;
+                }
+                Ok(own)
             }
             PlannedSource::File {
                 contents,
@@ -620,10 +645,11 @@ impl Builder {
         sys::close_on_exec_from(3).doing("close descriptors")?;
         // A kernel without keyrings has none to keep apart.
         let _no_keyrings = sys::join_session_keyring();
-        privileges::become_user(self.plan.security, identity, filter)?;
+        self.warn_of_capabilities();
+        let (security, capabilities) = (self.plan.security, self.plan.capabilities);
+        privileges::become_user((security, capabilities), identity, filter)?;
         // Changing the user has cleared it.
-        set_parent_process_death_signal(Some(Signal::KILL))
-            .doing("tie the process to its parent")?;
+        self.tie_to_supervisor()?;
         let env = self.environment(identity);
         umask(Mode::from_raw_mode(self.plan.umask));
         if self.plan.init {
@@ -631,6 +657,27 @@ impl Builder {
         }
         sys::reset_signals();
         Err(exec::execute(&self.plan.args, &env))
+    }
+
+    /// From here on this process's groups are the topmost that it sees. It was put into them by now,
+    /// so that these are the run's.
+    fn enter_own_control_groups(&self) -> Result<(), Failure> {
+        match sys::unshare(libc::CLONE_NEWCGROUP) {
+            // A kernel without control groups.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other.doing("make a control group namespace"),
+        }
+    }
+
+    /// Nobody gives away what they do not have. Of the usual ones nothing is said.
+    fn warn_of_capabilities(&self) {
+        let asked = self.plan.capabilities.added();
+        for missing in asked.without(capabilities::effective()).names() {
+            self.warn(Warning {
+                what: format!("capability {missing}"),
+                why: "this process does not have it itself".to_owned(),
+            });
+        }
     }
 
     /// The filter of a container around this one may forbid it, in a user namespace too.
@@ -710,6 +757,8 @@ impl Builder {
     pub(crate) fn environment(&self, identity: &Identity) -> Vec<String> {
         let mut env = self.plan.env.clone();
         let has = |name: &str, env: &[String]| env.iter().any(|it| it.starts_with(name));
+        // An empty one counts as none, for runc too.
+        env.retain(|it| it != "HOME=");
         if !has("HOME=", &env) {
             env.push(format!("HOME={}", identity.home));
         }
@@ -785,9 +834,12 @@ fn mount_cgroups(
     attributes: MountAttrFlags,
 ) -> io::Result<()> {
     let trees = match cgroups {
-        Cgroups::Unified => {
-            return attach(new_file_system("cgroup2", &[], attributes)?.as_fd(), place);
-        }
+        Cgroups::Unified => match new_file_system("cgroup2", &[], attributes) {
+            Ok(mount) => return attach(mount.as_fd(), place),
+            // What lies there shows the groups above this process's too, read-only as all of it.
+            Err(_) if !userns::is_initial() => return Ok(()),
+            Err(error) => return Err(error),
+        },
         Cgroups::AsTheyAre => return Ok(()),
         Cgroups::Old(trees) => std::mem::take(trees),
     };

@@ -4,7 +4,7 @@
 //! that come from an image (`user`, `cwd`, mount targets) are only ever resolved inside the root
 //! file system.
 
-use std::net::IpAddr;
+use std::net::{AddrParseError, IpAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Capabilities;
 use crate::connection::Network;
 
 /// The search path used when the environment names none, as containerd's and Docker's.
@@ -45,6 +46,8 @@ pub struct ProcessSpec {
     pub network: Network,
     /// How much the process may do to the kernel.
     pub security: Security,
+    /// What it may do as root, with [`Security::Sandbox`].
+    pub capabilities: Capabilities,
     /// Mount the root file system read-only.
     pub readonly_rootfs: bool,
     /// Give the process a terminal of its own; its output then is one stream.
@@ -80,6 +83,7 @@ impl ProcessSpec {
             mounts: Vec::new(),
             network: Network::Host,
             security: Security::Sandbox,
+            capabilities: Capabilities::default(),
             readonly_rootfs: false,
             terminal: false,
             rlimits: Vec::new(),
@@ -133,6 +137,13 @@ pub enum MountSource {
         mode: u32,
         /// It stays empty.
         readonly: bool,
+        /// What is not done in it.
+        refused: Refused,
+    },
+    /// The root file system's own directory, which can be written to where the root file system cannot.
+    Own {
+        /// Writes are refused.
+        readonly: bool,
     },
     /// A read-only file whose bytes never touch a disk: secrets, here-document scripts.
     File {
@@ -145,6 +156,32 @@ pub enum MountSource {
         /// Group.
         gid: u32,
     },
+}
+
+/// What a mount does not let programs do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// To be executed.
+    pub exec: bool,
+    /// To become who they belong to.
+    pub suid: bool,
+    /// To open device nodes.
+    pub devices: bool,
+}
+
+impl Refused {
+    /// As in a build's mounts of memory.
+    pub const SUID: Self = Self {
+        exec: false,
+        suid: true,
+        devices: false,
+    };
+    /// As in Docker's containers.
+    pub const ALL: Self = Self {
+        exec: true,
+        suid: true,
+        devices: true,
+    };
 }
 
 /// Bytes that `Debug` does not show.
@@ -178,7 +215,32 @@ pub struct ExtraHost {
     /// The name.
     pub name: String,
     /// Its address.
-    pub address: IpAddr,
+    pub address: HostAddress,
+}
+
+/// The address of an [`ExtraHost`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostAddress {
+    /// This one.
+    Ip(IpAddr),
+    /// Where the machine itself is reached from the process's network.
+    Gateway,
+}
+
+impl HostAddress {
+    /// The word for [`Self::Gateway`].
+    pub const GATEWAY: &'static str = "host-gateway";
+}
+
+impl FromStr for HostAddress {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        match text {
+            Self::GATEWAY => Ok(Self::Gateway),
+            ip => ip.parse().map(Self::Ip),
+        }
+    }
 }
 
 /// How much a process may ask of the kernel.
@@ -274,7 +336,8 @@ impl FromStr for Resource {
 pub struct Limits {
     /// Memory in bytes.
     pub memory_bytes: Option<u64>,
-    /// Memory plus swap in bytes; `-1` for unlimited swap.
+    /// Memory plus swap in bytes; `-1` for unlimited swap, twice the memory when absent, as far as the
+    /// kernel can hold that.
     pub memory_swap_bytes: Option<i64>,
     /// CPU time per period, microseconds.
     pub cpu_quota_us: Option<i64>,

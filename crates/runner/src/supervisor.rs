@@ -109,15 +109,15 @@ fn run_plan(
     let name = run_name();
     let mut groups = Groups::new(&hierarchies, &name, &plan.limits, &mut warnings);
     let devices_filtered = filter_devices(&plan, &fds, &hierarchies, (&mut groups, &name));
-    let trees = open_trees(&plan, &mut fds, &hierarchies)?;
+    let trees = open_trees(&plan, &mut fds, &groups.shown(&hierarchies))?;
     let shares_processes = plan.shares_processes;
     if shares_processes {
         orphans::adopt()?;
     }
 
     let (notes, to_supervisor) = Channel::pair().doing("make a channel")?;
-    let (cloned, in_group) = sys::clone_process(namespaces(&plan, &hierarchies), groups.unified())
-        .map_err(explain_clone)?;
+    let (cloned, in_group) =
+        sys::clone_process(namespaces(&plan), groups.unified()).map_err(explain_clone)?;
     match cloned {
         Cloned::Child => {
             drop(notes);
@@ -202,9 +202,10 @@ fn run_in_chroot(
     let (Tree::Clone(index) | Tree::Move(index)) = plan.rootfs;
     let rootfs = take(&mut fds, index).doing("take the root file system")?;
     orphans::adopt()?;
-    let furniture = Furniture::put(rootfs.as_fd(), &plan, &mut fds)?;
+    let mut furniture = Furniture::put(rootfs.as_fd(), &plan, &mut fds)?;
+    let warnings = furniture.take_warnings();
     // Whatever comes of it: what was put there is taken away again, and what was lent goes back.
-    let event = watch_in_chroot(channel, plan, fds, rootfs);
+    let event = watch_in_chroot(channel, plan, (fds, rootfs), warnings);
     let killed = orphans::kill();
     let removed = furniture
         .remove()
@@ -215,10 +216,10 @@ fn run_in_chroot(
 fn watch_in_chroot(
     channel: &Channel,
     plan: Plan,
-    fds: Vec<Option<OwnedFd>>,
-    rootfs: OwnedFd,
+    (fds, rootfs): (Vec<Option<OwnedFd>>, OwnedFd),
+    mut warnings: Vec<Warning>,
 ) -> Result<Event, Failure> {
-    let (none, mut warnings) = (Hierarchies::default(), Vec::new());
+    let none = Hierarchies::default();
     let groups = Groups::new(&none, &run_name(), &plan.limits, &mut warnings);
     let (notes, to_supervisor) = Channel::pair().doing("make a channel")?;
     let (cloned, network) = clone_for_chroot(&plan)?;
@@ -302,14 +303,11 @@ fn run_name() -> String {
     )
 }
 
-fn namespaces(plan: &Plan, hierarchies: &Hierarchies) -> i32 {
+/// That of control groups is made by the process itself, once it is in its own.
+fn namespaces(plan: &Plan) -> i32 {
     let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if !plan.shares_processes {
         flags |= libc::CLONE_NEWPID;
-    }
-    // The old hierarchies' files cannot be mounted in a namespace of their own.
-    if hierarchies.is_unified_only() {
-        flags |= libc::CLONE_NEWCGROUP;
     }
     flags
 }
@@ -368,15 +366,15 @@ fn open_trees(
                 open_tree(fds, *tree, subpath.as_deref(), *recursive)
                     .doing_at("open the source of mount", &mount.target)?,
             ),
-            PlannedSource::Tmpfs { .. } | PlannedSource::File { .. } => None,
+            PlannedSource::Tmpfs { .. }
+            | PlannedSource::Own { .. }
+            | PlannedSource::File { .. } => None,
         });
     }
-    let (cgroups, sys) = if userns::is_initial() {
-        let cgroups = open_cgroups(hierarchies, plan.security);
-        (cgroups.doing("open the control groups")?, None)
-    } else {
-        let sys = open_sys(plan.security).doing_at("clone the mount of", "/sys")?;
-        (Cgroups::AsTheyAre, Some(sys))
+    let cgroups = open_cgroups(hierarchies, plan.security).doing("open the control groups")?;
+    let sys = match userns::is_initial() {
+        true => None,
+        false => Some(open_sys(plan.security).doing_at("clone the mount of", "/sys")?),
     };
     let proc = match plan.shares_processes {
         true => Some(open_proc().doing_at("clone the mount of", "/proc")?),
@@ -413,6 +411,9 @@ fn open_tree(
 fn open_cgroups(hierarchies: &Hierarchies, security: Security) -> io::Result<Cgroups> {
     if hierarchies.is_unified_only() {
         return Ok(Cgroups::Unified);
+    }
+    if hierarchies.old.is_empty() {
+        return Ok(Cgroups::AsTheyAre);
     }
     let mut trees = Vec::new();
     for (controller, directory) in &hierarchies.old {
@@ -579,9 +580,8 @@ impl Sandbox {
     fn obey(&self, channel: &Channel) -> bool {
         match channel.receive::<Command>() {
             Ok(Received::Message(Command::Signal(signal), _)) => {
-                if let Some(signal) = Signal::from_named_raw(signal) {
-                    self.process.signal(signal);
-                }
+                // It may have ended; and to what is no signal nothing happens.
+                let _gone = sys::signal_by_descriptor(self.process.fd.as_fd(), signal);
                 true
             }
             Ok(Received::Message(Command::Kill, _)) => {

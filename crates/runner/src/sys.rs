@@ -105,6 +105,30 @@ pub(crate) fn unshare(namespaces: c_int) -> io::Result<()> {
     checked(c_long::from(unsafe { libc::unshare(namespaces) })).map(drop)
 }
 
+/// Sends a signal, one of the real-time ones too, which have no names.
+pub(crate) fn signal(process: Pid, signal: c_int) -> io::Result<()> {
+    // SAFETY: `kill` has no preconditions.
+    checked(c_long::from(unsafe {
+        libc::kill(process.as_raw_nonzero().get(), signal)
+    }))
+    .map(drop)
+}
+
+/// The same, to the process that a descriptor stands for.
+pub(crate) fn signal_by_descriptor(process: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    // SAFETY: without a `siginfo_t` the kernel reads nothing of this process's memory.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            ptr::null::<c_void>(),
+            0,
+        )
+    };
+    checked(result).map(drop)
+}
+
 /// Forks within the sandbox, for the reaper. Only for single-threaded processes.
 pub(crate) fn fork() -> io::Result<Cloned> {
     legacy_clone(0)

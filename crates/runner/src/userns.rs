@@ -17,7 +17,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::capabilities;
 use crate::mountfd::{NOSUID_NODEV_NOEXEC, attach, new_file_system};
-use crate::probe::{find_program, ranges_of, user_name};
+use crate::probe::{Check, find_program, ranges_of, user_name};
 use crate::sys::{self, Cloned};
 
 /// How much of the ids of an ordinary machine the namespace has.
@@ -164,6 +164,44 @@ fn rehearse(own: (u32, u32)) -> Result<(), UserNamespaceError> {
                 .explained()),
                 (Err(error), _) => Err(tried(error).explained()),
                 _ => Err(tried(io::Error::other("its process was killed")).explained()),
+            }
+        }
+    }
+}
+
+/// Whether the ids that the user is granted can be mapped, by having it done in a child.
+pub(crate) fn try_mapping() -> Check {
+    match ask_for_mapping() {
+        Ok(reason) if reason.is_empty() => Check::Works,
+        Ok(reason) => Check::Fails(reason),
+        Err(error) => Check::Fails(error.to_string()),
+    }
+}
+
+/// Why they cannot.
+fn ask_for_mapping() -> io::Result<String> {
+    let (mut answer, mut say) = io::pipe()?;
+    match sys::fork()? {
+        Cloned::Child => {
+            drop(answer);
+            let own = own_ids();
+            let reason = match enter(own, Helper::prepare(own)) {
+                Ok(Mapping::Range { .. }) => String::new(),
+                Ok(Mapping::OwnIdOnly { reason }) => reason,
+                Err(failed) => format!("cannot {}: {}", ACTIONS[failed.action], failed.source),
+            };
+            let said = say.write_all(reason.as_bytes());
+            sys::exit_now(i32::from(said.is_err()))
+        }
+        Cloned::Parent(process) => {
+            drop(say);
+            let mut reason = String::new();
+            let heard = answer.read_to_string(&mut reason);
+            let ended = waitpid(Some(process), WaitOptions::empty())?;
+            heard?;
+            match ended.and_then(|(_, status)| status.exit_status()) {
+                Some(0) => Ok(reason),
+                _ => Err(io::Error::other("its process was killed")),
             }
         }
     }

@@ -15,7 +15,7 @@ use std::sync::mpsc;
 
 use longshore_runner::{
     BindSource, Cancel, Isolation, Mapping, Mount, MountSource, Network, ProcessIo, ProcessSpec,
-    Rootfs, RunError, Runner as _, RunnerOptions, SandboxRunner, Secret,
+    Refused, Rootfs, RunError, Runner as _, RunnerOptions, SandboxRunner, Secret,
     become_root_in_user_namespace, conformance,
 };
 
@@ -288,6 +288,7 @@ fn play_container(root: &Path) {
             size_bytes: None,
             mode: 0o1777,
             readonly: false,
+            refused: Refused::SUID,
         },
     };
     let with_mounts = |spec: &mut ProcessSpec| {

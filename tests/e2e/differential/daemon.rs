@@ -117,7 +117,7 @@ impl Program {
         let program = Self::below(dockerd.parent().unwrap().parent().unwrap());
         let version = program.version();
         if version.is_none() {
-            println!("skipped: {} does not run", dockerd.display());
+            crate::skip::skip(format_args!("{} does not run", dockerd.display()));
         }
         Some((program, version?))
     }

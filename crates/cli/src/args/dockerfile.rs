@@ -30,7 +30,7 @@ pub(crate) struct InputArgs {
     /// Expose a secret to the build: id=ID[,src=FILE | ,env=NAME]
     #[arg(long, value_name = "SPEC")]
     pub(crate) secret: Vec<String>,
-    /// Expose an ssh agent or key to the build: default | ID[=SOCKET | =KEY]
+    /// Expose an ssh agent to the build: default | ID[=SOCKET]
     #[arg(long, value_name = "SPEC")]
     pub(crate) ssh: Vec<String>,
 }
@@ -91,7 +91,7 @@ pub(crate) struct SurroundingArgs {
     /// Network of RUN steps: default, host or none
     #[arg(long, value_name = "MODE")]
     pub(crate) network: Option<String>,
-    /// Add a line to the steps' hosts file
+    /// Add a line to the steps' hosts file; `host-gateway` is this machine's address
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub(crate) add_host: Vec<String>,
     /// Size of /dev/shm
@@ -106,6 +106,9 @@ pub(crate) struct SurroundingArgs {
     /// Memory limit of a step
     #[arg(short, long, value_name = "BYTES")]
     pub(crate) memory: Option<String>,
+    /// Limit of a step's memory and swap together, or -1 for no limit of swap [default: twice --memory]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<String>,
     /// Processor time of a step in each period, microseconds
     #[arg(long, value_name = "MICROSECONDS")]
     pub(crate) cpu_quota: Option<i64>,
@@ -186,7 +189,7 @@ impl VerifyArgs {
 }
 
 impl SurroundingArgs {
-    fn given(&self) -> [(&'static str, bool); 11] {
+    fn given(&self) -> [(&'static str, bool); 12] {
         [
             ("--network", self.network.is_some()),
             ("--add-host", !self.add_host.is_empty()),
@@ -194,6 +197,7 @@ impl SurroundingArgs {
             ("--ulimit", !self.ulimit.is_empty()),
             ("--cgroup-parent", self.cgroup_parent.is_some()),
             ("--memory", self.memory.is_some()),
+            ("--memory-swap", self.memory_swap.is_some()),
             ("--cpu-quota", self.cpu_quota.is_some()),
             ("--cpu-period", self.cpu_period.is_some()),
             ("--cpu-shares", self.cpu_shares.is_some()),

@@ -392,15 +392,11 @@ fn network(mode: Option<&str>) -> Result<NetworkMode> {
 }
 
 fn resources(args: &SurroundingArgs) -> Result<Resources> {
-    let memory = args
-        .memory
-        .as_deref()
-        .map(units::parse_bytes)
-        .transpose()
-        .context("--memory")?;
+    let (memory, memory_swap_bytes) =
+        units::parse_memory(args.memory.as_deref(), args.memory_swap.as_deref())?;
     Ok(Resources {
         memory_bytes: memory.map(i64::try_from).transpose().context("--memory")?,
-        memory_swap_bytes: None,
+        memory_swap_bytes,
         cpu_shares: args.cpu_shares,
         cpu_period_us: args.cpu_period,
         cpu_quota_us: args.cpu_quota,
@@ -425,7 +421,8 @@ fn ssh_agents(specs: &[String]) -> Result<BTreeMap<String, PathBuf>> {
             .with_context(|| format!("--ssh `{text}`: `{}`", socket.display()))?;
         if !kind.file_type().is_socket() {
             return Err(Usage(format!(
-                "--ssh `{text}`: keys are not supported yet, an agent's socket is"
+                "--ssh `{text}`: not the socket of an agent; a key is given to one: \
+                 ssh-agent sh -c 'ssh-add KEY && longshore build --ssh {id} …'"
             ))
             .into());
         }

@@ -5,6 +5,7 @@ use longshore_engine::{EngineError, try_layer_images};
 use longshore_runner::{Check, Isolation, Probe, RunnerOptions, SandboxRunner};
 use serde_json::{Value, json};
 
+use super::helpers::{self, Helper};
 use super::ways::{Way, best, ways};
 
 use crate::args::{DoctorArgs, Global};
@@ -31,18 +32,96 @@ pub(crate) fn run(global: &Global, args: &DoctorArgs) -> Result<Exit> {
         Err(error) => Check::Fails(error.to_string()),
     };
     let (findings, ways) = (findings(&probe, &images), ways(&probe));
+    let beside = Beside::look(&root)?;
     let best = best(&ways);
     match args.format.as_str() {
         "json" => out(&serde_json::to_string_pretty(&as_json(
-            &probe, &findings, &ways,
+            &probe, &findings, &ways, &beside,
         ))?),
-        "text" => show(&probe, &findings, &ways),
+        "text" => show(&probe, &findings, &ways, &beside),
         other => return Err(Usage(format!("--format `{other}`: text and json are known")).into()),
     }
     Ok(match best {
         Isolation::None => Exit::Environment,
         _ => Exit::Done,
     })
+}
+
+/// What there is beside our own program.
+struct Beside {
+    runtimes: Vec<Helper>,
+    networks: Vec<Helper>,
+    emulators: Vec<(String, bool)>,
+}
+
+impl Beside {
+    fn look(root: &std::path::Path) -> Result<Self> {
+        let (runtimes, networks) = helpers::all(root)?;
+        Ok(Self {
+            runtimes,
+            networks,
+            emulators: helpers::emulators(),
+        })
+    }
+
+    fn show(&self) {
+        for (title, found) in [
+            ("OCI runtimes (--oci-runtime)", &self.runtimes),
+            (
+                "Programs that connect networks (--default-network)",
+                &self.networks,
+            ),
+        ] {
+            out(&format!("{title}:"));
+            if found.is_empty() {
+                out("no    none is installed");
+            }
+            for it in found {
+                match &it.check {
+                    Check::Works => out(&format!("ok    {}", it.name)),
+                    Check::Fails(why) => out(&format!("no    {}: {why}", it.name)),
+                }
+            }
+            out("");
+        }
+        out("Emulators of other architectures (binfmt_misc):");
+        if self.emulators.is_empty() {
+            out(
+                "no    none: RUN steps for other architectures fail; the package qemu-user-static brings some",
+            );
+        }
+        for (name, anywhere) in &self.emulators {
+            match anywhere {
+                true => out(&format!("ok    {name}")),
+                false => out(&format!(
+                    "no    {name}: is not there in other root file systems (without the flag F)"
+                )),
+            }
+        }
+        out("");
+    }
+
+    fn as_json(&self) -> Value {
+        let helpers = |found: &[Helper]| -> Value {
+            let each = found.iter().map(|it| {
+                let why = match &it.check {
+                    Check::Works => Value::Null,
+                    Check::Fails(why) => json!(why),
+                };
+                json!({ "name": it.name, "works": it.check.works(), "why_not": why })
+            });
+            each.collect()
+        };
+        let emulators = self.emulators.iter();
+        let emulators: Vec<_> = emulators
+            .map(|(name, works)| json!({ "name": name, "works": works }))
+            .collect();
+        json!({
+            "oci_runtimes": helpers(&self.runtimes),
+            "networks": helpers(&self.networks),
+            "emulators": emulators,
+        })
+    }
 }
 
 fn findings<'a>(probe: &'a Probe, images: &'a Check) -> Vec<Finding<'a>> {
@@ -114,6 +193,12 @@ fn findings<'a>(probe: &'a Probe, images: &'a Check) -> Vec<Finding<'a>> {
             "sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile that allows userns",
         ),
         finding(
+            "subordinate ids",
+            &probe.id_mapping,
+            "other owners and users in steps without root",
+            "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, and newuidmap and newgidmap (package uidmap) on a file system without nosuid",
+        ),
+        finding(
             "fresh /proc for users",
             &probe.proc_mount_in_user_namespace,
             "process isolation without root",
@@ -134,7 +219,7 @@ fn findings<'a>(probe: &'a Probe, images: &'a Check) -> Vec<Finding<'a>> {
     ]
 }
 
-fn show(probe: &Probe, findings: &[Finding<'_>], ways: &[Way]) {
+fn show(probe: &Probe, findings: &[Finding<'_>], ways: &[Way], beside: &Beside) {
     out(&format!("kernel      {}", probe.kernel));
     out(&format!(
         "user        {}{}",
@@ -156,6 +241,9 @@ fn show(probe: &Probe, findings: &[Finding<'_>], ways: &[Way]) {
         },
         list(&groups.controllers)
     ));
+    for refused in &groups.refused {
+        out(&format!("            not held: {refused}"));
+    }
     out(&format!(
         "subordinate {} uids, {} gids",
         probe.subordinate_ids.uids, probe.subordinate_ids.gids
@@ -174,6 +262,7 @@ fn show(probe: &Probe, findings: &[Finding<'_>], ways: &[Way]) {
         }
     }
     out("");
+    beside.show();
     out("Ways of isolating RUN steps (--isolation):");
     for way in ways {
         let answer = if way.works { "ok" } else { "no" };
@@ -205,7 +294,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-fn as_json(probe: &Probe, findings: &[Finding<'_>], ways: &[Way]) -> Value {
+fn as_json(probe: &Probe, findings: &[Finding<'_>], ways: &[Way], beside: &Beside) -> Value {
     let checks: serde_json::Map<String, Value> = findings
         .iter()
         .map(|finding| {
@@ -223,7 +312,8 @@ fn as_json(probe: &Probe, findings: &[Finding<'_>], ways: &[Way]) -> Value {
         "kernel": probe.kernel,
         "uid": probe.uid,
         "checks": checks,
-        "cgroups": { "layout": format!("{:?}", probe.control_groups.layout), "controllers": probe.control_groups.controllers },
+        "cgroups": { "layout": format!("{:?}", probe.control_groups.layout), "controllers": probe.control_groups.controllers, "refused": probe.control_groups.refused },
+        "beside": beside.as_json(),
         "isolation": ways
             .iter()
             .map(|way| {

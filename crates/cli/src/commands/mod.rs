@@ -5,6 +5,7 @@ pub(crate) mod build;
 pub(crate) mod build_history;
 pub(crate) mod call;
 pub(crate) mod doctor;
+pub(crate) mod helpers;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;

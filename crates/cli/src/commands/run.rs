@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use longshore_engine::{ContainerRequest, ContainerVolume, Engine, EngineError, StoredImage};
+use longshore_engine::{ContainerMount, ContainerRequest, Engine, EngineError, StoredImage};
 use longshore_oci::Platform;
-use longshore_runner::{Cancel, Input, Limits, ProcessIo, RunError};
+use longshore_runner::{Cancel, Capabilities, Input, Limits, ProcessIo, RunError};
 
 use super::transfer::ShownTransfers;
 use crate::args::{Global, RunArgs};
 use crate::exit::Exit;
 use crate::report::{Usage, failure};
 use crate::terminal::{self, RawTerminal};
-use crate::{config, spec, units};
+use crate::{config, mounts, signals, spec, units};
 
 /// What Docker's `run` ends with when the engine failed, the command cannot be executed,
 /// or is not there.
@@ -22,27 +22,6 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// 128 and the number of the signal that ended it.
 const KILLED: u8 = 137;
-const SIGNALS_FORWARDED: [i32; 7] = [
-    libc_signal::HUP,
-    libc_signal::INT,
-    libc_signal::QUIT,
-    libc_signal::TERM,
-    libc_signal::USR1,
-    libc_signal::USR2,
-    libc_signal::ALRM,
-];
-
-/// Signal numbers of Linux.
-mod libc_signal {
-    pub(super) const HUP: i32 = 1;
-    pub(super) const INT: i32 = 2;
-    pub(super) const QUIT: i32 = 3;
-    pub(super) const USR1: i32 = 10;
-    pub(super) const USR2: i32 = 12;
-    pub(super) const ALRM: i32 = 14;
-    pub(super) const TERM: i32 = 15;
-}
-
 pub(crate) fn run(global: &Global, args: RunArgs) -> Result<Exit> {
     for (flag, given) in [
         ("--detach", args.detach),
@@ -97,6 +76,7 @@ fn start(global: &Global, args: RunArgs) -> Result<u8> {
     }
     let image = runtime.block_on(image(&engine, name, &platform, &args.pull))?;
     let request = request(&args, command)?;
+    let (sig_proxy, terminal) = (args.sig_proxy, args.tty);
     let io = ProcessIo {
         stdin: if args.interactive {
             Input::Inherit
@@ -117,7 +97,9 @@ fn start(global: &Global, args: RunArgs) -> Result<u8> {
         .context("cannot change the terminal")?;
     let cancel = Cancel::new().context("cannot start")?;
     let ended = runtime.block_on(async {
-        forward_signals(&cancel)?;
+        if sig_proxy {
+            signals::forward(&cancel, terminal)?;
+        }
         anyhow::Ok(
             engine
                 .run(&image, &platform, request, io, cancel.clone())
@@ -131,22 +113,6 @@ fn start(global: &Global, args: RunArgs) -> Result<u8> {
         crate::report::say("out of memory: the kernel killed a process of the container");
     }
     Ok(u8::try_from(ended.docker_code() & 0xff).unwrap_or(ENGINE_FAILED))
-}
-
-/// Passes signals on to the process, as long as it runs.
-fn forward_signals(cancel: &Cancel) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    for number in SIGNALS_FORWARDED {
-        let mut arrivals =
-            signal(SignalKind::from_raw(number)).context("cannot watch for signals")?;
-        let cancel = cancel.clone();
-        tokio::spawn(async move {
-            while arrivals.recv().await.is_some() {
-                cancel.signal(number);
-            }
-        });
-    }
-    Ok(())
 }
 
 async fn image(
@@ -205,16 +171,7 @@ fn request(args: &RunArgs, command: &[String]) -> Result<ContainerRequest> {
         env,
         workdir: args.workdir.clone(),
         user: args.user.clone(),
-        volumes: args
-            .volume
-            .iter()
-            .map(|text| parse_volume(text))
-            .collect::<Result<_>>()?,
-        tmpfs: args
-            .tmpfs
-            .iter()
-            .map(|text| parse_tmpfs(text))
-            .collect::<Result<_>>()?,
+        mounts: container_mounts(args)?,
         network,
         timeout: units::parse_timeout(args.timeout.as_deref()).context("--timeout")?,
         hostname: args.hostname.clone().unwrap_or_default(),
@@ -237,9 +194,26 @@ fn request(args: &RunArgs, command: &[String]) -> Result<ContainerRequest> {
             .context("--shm-size")?,
         readonly: args.read_only,
         privileged: args.privileged,
+        capabilities: Capabilities::changed(&args.cap_add, &args.cap_drop)
+            .context("--cap-add or --cap-drop")?,
         init: args.init,
         terminal: args.tty,
     })
+}
+
+/// One target is one mount, by whatever flag.
+fn container_mounts(args: &RunArgs) -> Result<Vec<ContainerMount>> {
+    let volumes = args.volume.iter().map(|it| mounts::parse_volume(it));
+    let memory = args.tmpfs.iter().map(|it| mounts::parse_tmpfs(it));
+    let others = args.mount.iter().map(|it| mounts::parse_mount(it));
+    let all = volumes.chain(memory).chain(others);
+    let all: Vec<ContainerMount> = all.collect::<Result<_>>()?;
+    let mut targets: Vec<&str> = all.iter().map(|it| it.target.as_str()).collect();
+    targets.sort_unstable();
+    match targets.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(all),
+        Some(pair) => Err(Usage(format!("two mounts have the target `{}`", pair[0])).into()),
+    }
 }
 
 fn limits(args: &RunArgs) -> Result<Limits> {
@@ -251,15 +225,16 @@ fn limits(args: &RunArgs) -> Result<Limits> {
         #[expect(clippy::cast_possible_truncation, reason = "the range was checked")]
         Ok((cpus * 100_000.0) as i64)
     };
+    let (memory_bytes, memory_swap_bytes) =
+        units::parse_memory(args.memory.as_deref(), args.memory_swap.as_deref())?;
     Ok(Limits {
-        memory_bytes: args
-            .memory
-            .as_deref()
-            .map(units::parse_bytes)
-            .transpose()
-            .context("--memory")?,
-        cpu_quota_us: args.cpus.map(quota).transpose()?,
-        cpu_period_us: args.cpus.map(|_| 100_000),
+        memory_bytes,
+        memory_swap_bytes,
+        cpu_quota_us: args.cpus.map(quota).transpose()?.or(args.cpu_quota),
+        cpu_period_us: args.cpus.map(|_| 100_000).or(args.cpu_period),
+        cpu_shares: args.cpu_shares,
+        cpuset_cpus: args.cpuset_cpus.clone(),
+        cpuset_mems: args.cpuset_mems.clone(),
         pids_max: args.pids_limit.and_then(|limit| u64::try_from(limit).ok()),
         ..Limits::default()
     })
@@ -275,83 +250,4 @@ fn read_env_file(path: &PathBuf) -> Result<Vec<(String, String)>> {
         .map(str::to_owned)
         .collect();
     spec::pairs_or_environment(&lines, "--env-file", |name| std::env::var(name).ok())
-}
-
-/// `SOURCE:TARGET[:ro|rw]`.
-fn parse_volume(text: &str) -> Result<ContainerVolume> {
-    let wrong = |why: &str| Usage(format!("--volume `{text}`: {why}"));
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts[..] {
-        [source, target] => (source, target, ""),
-        [source, target, options] => (source, target, options),
-        _ => return Err(wrong("expected SOURCE:TARGET[:ro]").into()),
-    };
-    if !target.starts_with('/') {
-        return Err(wrong("the target is not absolute").into());
-    }
-    if !source.starts_with(['/', '.']) {
-        return Err(wrong("named volumes are not supported yet: a path begins with / or .").into());
-    }
-    let mut readonly = false;
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "ro" => readonly = true,
-            "rw" => readonly = false,
-            other => return Err(wrong(&format!("`{other}` is not supported")).into()),
-        }
-    }
-    let source = std::path::absolute(source).with_context(|| format!("--volume `{text}`"))?;
-    Ok(ContainerVolume {
-        source,
-        target: target.to_owned(),
-        readonly,
-    })
-}
-
-/// `TARGET[:size=BYTES,mode=MODE]`.
-fn parse_tmpfs(text: &str) -> Result<(String, Option<u64>, u32)> {
-    let (target, options) = text.split_once(':').unwrap_or((text, ""));
-    let mut parsed = (target.to_owned(), None, 0o1777);
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option.split_once('=') {
-            Some(("size", size)) => {
-                parsed.1 =
-                    Some(units::parse_bytes(size).with_context(|| format!("--tmpfs `{text}`"))?);
-            }
-            Some(("mode", mode)) => {
-                parsed.2 = u32::from_str_radix(mode, 8)
-                    .with_context(|| format!("--tmpfs `{text}`: mode `{mode}`"))?;
-            }
-            _ => {
-                return Err(Usage(format!("--tmpfs `{text}`: `{option}` is not supported")).into());
-            }
-        }
-    }
-    Ok(parsed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn volumes() {
-        let volume = parse_volume("/a:/b:ro").unwrap();
-        assert_eq!(
-            (volume.source, volume.target.as_str(), volume.readonly),
-            (PathBuf::from("/a"), "/b", true)
-        );
-        for bad in ["/a", "/a:b", "name:/b", "/a:/b:zz", "a:b:c:d"] {
-            assert!(parse_volume(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn tmpfs() {
-        assert_eq!(
-            parse_tmpfs("/t:size=1m,mode=755").unwrap(),
-            ("/t".to_owned(), Some(1 << 20), 0o755)
-        );
-        assert!(parse_tmpfs("/t:nope").is_err());
-    }
 }

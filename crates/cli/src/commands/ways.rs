@@ -149,6 +149,9 @@ fn ids(probe: &Probe, advice: &mut Vec<String>) -> String {
                 .to_owned(),
         );
     }
+    if let (Check::Fails(why), true) = (&probe.id_mapping, advice.is_empty()) {
+        advice.push(format!("for other owners and users: {why}"));
+    }
     match advice.is_empty() {
         true => format!("with {uids} subordinate user ids and {gids} group ids"),
         false => "with this user's own id alone: no other owners and users in steps".to_owned(),
@@ -164,11 +167,13 @@ fn chroot(probe: &Probe) -> Way {
     }
     let mut advice = Vec::new();
     if let Check::Fails(why) = &probe.device_nodes {
-        advice.push(format!("device nodes cannot be made ({why}): CAP_MKNOD"));
+        advice.push(format!(
+            "for more in /dev than a file as /dev/null: CAP_MKNOD (device nodes: {why})"
+        ));
     }
     Way {
         isolation,
-        works: advice.is_empty(),
+        works: true,
         says: "a root directory on copies of the layers; no namespaces, no /proc: steps can do \
                what this container can"
             .to_owned(),

@@ -13,7 +13,7 @@ use longshore_graph::{
 use longshore_layers::{Change, LayerIndex, Ownership, TreeView, diff_upper};
 use longshore_runner::{
     BindSource, Cancel, Ended, ExtraHost, Limits, MountSource, Network, ProcessIo, ProcessSpec,
-    Rlimit, Rootfs, RunError, Runner, Secret, Security, Stream,
+    Refused, Rlimit, Rootfs, RunError, Runner, Secret, Security, Stream,
 };
 use longshore_snapshot::{ActiveSnapshot, RootFs, Snapshotter as _, Stacking, View};
 use longshore_solver::{BoxError, LogStream, StepContext};
@@ -34,7 +34,7 @@ pub struct CommandFailed {
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// It used more memory than it may.
+    /// The kernel killed something of it for lack of memory.
     pub out_of_memory: bool,
 }
 
@@ -359,6 +359,7 @@ async fn add_mount(
             size_bytes: *size_bytes,
             mode: 0o1777,
             readonly: mount.readonly,
+            refused: Refused::SUID,
         }),
         MountKind::Secret(secret) => add_secret(executor, spec, secret).await?,
         MountKind::Ssh(ssh) => add_ssh(executor, spec, held, ssh, &mount.target)?,
@@ -528,6 +529,9 @@ async fn process(
         ctx.warn(format!("{}: {}", warning.what, warning.why));
     }
     if status.success() {
+        if status.oom {
+            ctx.warn("out of memory: the kernel killed a process of this step".to_owned());
+        }
         return Ok(());
     }
     let signal = match status.ended {

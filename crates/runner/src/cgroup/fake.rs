@@ -180,11 +180,59 @@ fn a_lack_of_memory_is_read_from_the_groups_events() {
         fs::write(&events, count(killed)).unwrap();
         assert_eq!(groups.oom_killed(), expected, "{killed}");
     }
-    // Nobody asked for a limit: the machine's own lack is not the step's.
+    // Where the limit is that of a group above, or the machine's memory, the kernel counts here too.
     let tree = Tree::new();
     let (groups, _) = made(&unified(&tree), &Limits::default());
+    assert!(
+        !groups.oom_killed(),
+        "without the controller there is no such file"
+    );
     fs::write(tree.run_group("own").join("memory.events"), count(1)).unwrap();
-    assert!(!groups.oom_killed());
+    assert!(groups.oom_killed());
+}
+
+#[test]
+fn what_a_process_is_in_is_the_run_s_group_or_the_caller_s() {
+    let (memory, pids) = (Tree::new(), Tree::new());
+    let old = [("memory", &memory), ("pids", &pids)];
+    let hierarchies = Hierarchies {
+        unified: None,
+        old: old
+            .map(|(name, tree)| (name.to_owned(), tree.path("own")))
+            .into(),
+    };
+    let limits = Limits {
+        memory_bytes: Some(1 << 20),
+        ..Limits::default()
+    };
+    let (groups, _) = made(&hierarchies, &limits);
+    let shown = groups.shown(&hierarchies).old;
+    assert_eq!(shown["memory"], memory.run_group("own"));
+    assert_eq!(shown["pids"], pids.path("own"));
+    // Below a parent of the caller's choice, too.
+    let limits = Limits {
+        parent: Some("/ci".to_owned()),
+        ..Limits::default()
+    };
+    let (groups, _) = made(&hierarchies, &limits);
+    let shown = groups.shown(&hierarchies).old;
+    assert_eq!(shown["memory"], memory.run_group("ci"));
+}
+
+#[test]
+fn a_group_that_somebody_else_holds_is_not_waited_for_without_end() {
+    let tree = Tree::new();
+    let group = tree.run_group("own");
+    fs::create_dir(&group).unwrap();
+    let held = fs::File::open(&group).unwrap();
+    held.lock().unwrap();
+    let limits = Limits {
+        memory_bytes: Some(1 << 20),
+        ..Limits::default()
+    };
+    let (groups, warnings) = made(&unified(&tree), &limits);
+    assert!(groups.unified().is_none());
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
 
 #[test]

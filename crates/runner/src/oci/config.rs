@@ -29,6 +29,8 @@ pub(super) struct BoundMount {
 /// What the file is made of.
 pub(super) struct Container<'a> {
     pub(super) plan: &'a Plan,
+    /// None above what the runtime may set.
+    pub(super) rlimits: Vec<Rlimit>,
     pub(super) env: Vec<String>,
     pub(super) identity: &'a Identity,
     pub(super) bound: Vec<BoundMount>,
@@ -74,7 +76,7 @@ impl Container<'_> {
             .umask(self.plan.umask)
             .additional_gids(groups)
             .build()?;
-        let rlimits: Result<Vec<_>, _> = self.plan.rlimits.iter().map(rlimit).collect();
+        let rlimits: Result<Vec<_>, _> = self.rlimits.iter().map(rlimit).collect();
         ProcessBuilder::default()
             .terminal(self.plan.terminal.is_some())
             .user(user)
@@ -91,7 +93,10 @@ impl Container<'_> {
     fn capabilities(&self) -> Result<LinuxCapabilities, OciSpecError> {
         let own = capabilities::effective();
         let (held, inherited): (Capabilities, Capabilities) = match self.plan.security {
-            Security::Sandbox => (named(own & capabilities::SANDBOX), Capabilities::new()),
+            Security::Sandbox => (
+                named(own & self.plan.capabilities.set()),
+                Capabilities::new(),
+            ),
             Security::Insecure => (named(own), named(own)),
         };
         LinuxCapabilitiesBuilder::default()
@@ -172,7 +177,7 @@ impl Container<'_> {
             linux.set_resources(None);
         }
         if !self.is_insecure() {
-            linux.set_seccomp(profile::seccomp(capabilities::SANDBOX)?);
+            linux.set_seccomp(profile::seccomp(self.plan.capabilities.set())?);
         }
         Ok(linux)
     }

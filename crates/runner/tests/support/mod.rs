@@ -10,6 +10,9 @@
     reason = "helpers of tests are test code"
 )]
 
+#[path = "../../../../tests/skip.rs"]
+pub mod skip;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -36,8 +39,20 @@ pub fn can_run() -> bool {
     } else {
         return true;
     };
-    println!("skipped: needs {missing}");
+    skip::skip(format_args!("needs {missing}"));
     false
+}
+
+/// Whether root can have limits of a kind here, by what the kernel shows; says so if not.
+pub fn are_controlled(controller: &str) -> bool {
+    let top = Path::new("/sys/fs/cgroup");
+    let unified = fs::read_to_string(top.join("cgroup.controllers")).unwrap_or_default();
+    let is_unified = unified.split_whitespace().any(|it| it == controller);
+    let controlled = is_unified || top.join(controller).join("cgroup.procs").exists();
+    if !controlled {
+        skip::skip(format_args!("no control group limits {controller} here"));
+    }
+    controlled
 }
 
 pub fn new_runner() -> SandboxRunner {
@@ -158,7 +173,7 @@ impl Image {
             .status();
         let compiled = status.is_ok_and(|status| status.success());
         if !compiled {
-            println!("skipped: needs gcc and a static C library");
+            skip::skip("needs gcc and a static C library");
         }
         compiled
     }
