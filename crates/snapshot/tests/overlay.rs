@@ -5,6 +5,9 @@
     reason = "helpers of tests are test code"
 )]
 
+#[path = "../../../tests/skip.rs"]
+mod skip_or_fail;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsRawFd as _;
@@ -14,6 +17,7 @@ use std::process::{Command, Stdio};
 use longshore_snapshot::{
     OverlaySnapshots, RootFs, SnapshotError, SnapshotId, Snapshotter as _, Stacking, conformance,
 };
+use skip_or_fail::skip;
 
 /// Set in the copies of this test that play another process; names the store.
 const OTHER_PROCESS: &str = "LONGSHORE_SNAPSHOT_TEST_STORE";
@@ -21,7 +25,7 @@ const OTHER_PROCESS: &str = "LONGSHORE_SNAPSHOT_TEST_STORE";
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("skipped: needs root");
+        skip("needs root");
     }
     root
 }
