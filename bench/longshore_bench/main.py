@@ -52,7 +52,8 @@ def parse(arguments):
     add("--longshore", metavar="PATH", default=os.path.join(REPOSITORY, "target/release/longshore"),
         help="the program [default: target/release/longshore]")
     add("--output", metavar="DIR", help="write results.txt, .json, .md and .svg there")
-    add("--readme", action="store_true", help="put the table and the picture into README and docs")
+    add("--readme", action="store_true", 
+        help="put the whole table and the picture into README and docs: all rows, all builders")
     add("--seed", metavar="N", type=int, default=1, help="of the workloads [default: 1]")
     add("--cache", metavar="DIR", default=os.path.join(ours, "bench"),
         help="where workloads are kept [default: %(default)s]")
@@ -71,6 +72,8 @@ def parse(arguments):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     if options.rounds < 1:
         parser.error("at least one round")
+    if options.readme and (options.only or options.peers is not None):
+        parser.error("--readme writes the whole table: it goes with neither --only nor --peers")
     if not os.access(options.longshore, os.X_OK):
         parser.error(f"{options.longshore} is not there: cargo build --release -p longshore")
     options.longshore = os.path.abspath(options.longshore)
@@ -169,10 +172,26 @@ class Bench:
         archive = os.path.join(self.scratch, "saved.tar")
         try:
             tool.save(tag, archive)
-            return trees.Image(archive)
+            return trees.Image.saved(archive)
         finally:
             if os.path.exists(archive):
                 os.unlink(archive)
+
+    def check_pushed(self, row, tool, tag, registry, repository):
+        """Compares what a registry got with what the tool itself built, to the second."""
+        if not self.checking or not self.wants(row):
+            return
+        try:
+            made = self.image(tool, tag)
+            pushed = registry.image(repository, tag.partition(":")[2], self.scratch)
+        except trees.Unreadable as error:
+            self.results.notes.append(f"{row} of {tool.name} was not compared: {error}")
+            return
+        found = trees.differences(made, pushed, lambda _path: True)
+        self.results.layer_bytes.setdefault(row, {})[tool.name] = pushed.layer_bytes
+        self.results.differences.setdefault(row, {})[tool.name] = [
+            f"pushed and built differ: {text}" for text in found
+        ]
 
     def check_unchanged(self, row, tool, tag, made):
         """Notes it where an image is not what the tool itself made before, to the second: then

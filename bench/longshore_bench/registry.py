@@ -10,7 +10,20 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from . import trees
+
 STARTUP_SECONDS = 30
+DOCUMENTS = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+
+
+def _is_image(descriptor):
+    """Attestations stand beside images, on a platform that there is not."""
+    return descriptor.get("platform", {}).get("os") != "unknown"
 
 
 class Registry:
@@ -80,6 +93,33 @@ class Registry:
                 self._request("PUT", place, file, headers).close()
         headers = {"Content-Type": descriptor["mediaType"]}
         self._request("PUT", f"/v2/{repository}/manifests/{tag}", manifest, headers).close()
+
+    def image(self, repository, tag, folder):
+        """What it has under a tag: the tree of the only platform's image. Layers go through
+        `folder`."""
+        document = self._document(repository, tag)
+        if "manifests" in document:
+            images = [it for it in document["manifests"] if _is_image(it)]
+            if len(images) != 1:
+                raise trees.Unreadable(f"{len(images)} images under {repository}:{tag}")
+            document = self._document(repository, images[0]["digest"])
+        files = []
+        for number, layer in enumerate(document["layers"]):
+            files.append(os.path.join(folder, f"pushed-layer-{number}"))
+            with self._request("GET", f"/v2/{repository}/blobs/{layer['digest']}") as answer:
+                with open(files[-1], "wb") as file:
+                    shutil.copyfileobj(answer, file, 1 << 20)
+        try:
+            return trees.Image.of_layers(files)
+        finally:
+            for file in files:
+                os.unlink(file)
+
+    def _document(self, repository, reference):
+        headers = {"Accept": ", ".join(DOCUMENTS)}
+        path = f"/v2/{repository}/manifests/{reference}"
+        with self._request("GET", path, None, headers) as answer:
+            return json.load(answer)
 
     def stop(self):
         self.process.terminate()

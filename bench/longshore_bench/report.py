@@ -57,6 +57,14 @@ class Results:
             return "" if tool != OURS else "measure"
         return "equal" if not found else "differs"
 
+    def explained(self):
+        """For each mark in the table, what differs, and why where that is known."""
+        for row in self.rows():
+            for tool, found in self.differences.get(row.name, {}).items():
+                if found:
+                    why = f": {row.differs_because}" if row.differs_because else ""
+                    yield f"`*` {row.name}, {tool}: {'; '.join(found)}{why}."
+
     def rows(self):
         return [row for row in ROWS if row.name in self.samples]
 
@@ -105,8 +113,10 @@ def as_text(results):
             moved = _moved(results, row.name, tool)
             if moved:
                 lines.append(f"      {moved}")
-            for difference in results.differences.get(row.name, {}).get(tool) or []:
-                lines.append(f"      {difference}")
+            differences = results.differences.get(row.name, {}).get(tool) or []
+            lines += [f"      {difference}" for difference in differences]
+            if differences and row.differs_because:
+                lines.append(f"      {row.differs_because}")
     for tool, failures in results.failures.items():
         lines += [f"{tool} failed at {row}: {text}" for row, text in failures.items()]
     lines += results.notes
@@ -178,7 +188,8 @@ def as_markdown(results):
             ratio = results.ratio(row.name)
             cells.append(f"{ratio:.1f}x" if ratio else "")
         lines.append(f"| {' | '.join(cells)} |")
-    about = ["Time and peak memory. `*`: the image differs from ours.", *_machine_lines(results)]
+    about = ["Time and peak memory. An image that is another than ours is marked `*`."]
+    about += [*results.explained(), *results.notes, *_machine_lines(results)]
     return "\n".join(lines + ["", *(f"- {line}" for line in about)]) + "\n"
 
 

@@ -18,11 +18,30 @@ class Unreadable(Exception):
 
 
 class Image:
-    """The tree of a saved image, and the bytes of its layers as they are stored."""
+    """The tree of an image, and the bytes of its layers as they are stored."""
 
-    def __init__(self, path):
+    def __init__(self):
         self.entries = {}
         self.layer_bytes = 0
+
+    @classmethod
+    def saved(cls, path):
+        """Of an archive that `docker load` reads."""
+        image = cls()
+        image._read(path)
+        return image
+
+    @classmethod
+    def of_layers(cls, files):
+        """Of layers, lowest first."""
+        image = cls()
+        for path in files:
+            image.layer_bytes += os.path.getsize(path)
+            with open(path, "rb") as file, _opened(file) as layer:
+                image._apply(layer)
+        return image
+
+    def _read(self, path):
         with tarfile.open(path) as archive:
             for layer in _layers(archive):
                 member = archive.getmember(layer)

@@ -1,7 +1,11 @@
 //! The local store: importing, listing, naming, removing, saving and loading images.
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
+
+use longshore_oci::Digest;
+use serde_json::Value;
 
 use crate::harness::{Outcome, Sandbox, busybox_tar, disk_usage, is_root, peer, tool};
 
@@ -520,5 +524,72 @@ fn completions_are_written() {
                 .contains("longshore"),
             "{shell}"
         );
+    }
+}
+
+/// Makes what `of` finds in a JSON document of a layout's another size, and names it anew wherever it
+/// is named.
+fn with_another_size(layout: &Path, in_index: bool, of: fn(&mut Value) -> &mut Value) {
+    let index_path = layout.join("index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&index_path).unwrap()).unwrap();
+    let blob = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
+    let wrong = |part: &mut Value| {
+        let size = part["size"].as_u64().unwrap();
+        part["size"] = (size + 7).into();
+    };
+    if in_index {
+        wrong(of(&mut index));
+    } else {
+        let top = &mut index["manifests"][0];
+        let path = blob(top["digest"].as_str().unwrap());
+        let mut manifest: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        wrong(of(&mut manifest));
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        let digest = Digest::sha256_of(&bytes).to_string();
+        fs::write(blob(&digest), &bytes).unwrap();
+        top["digest"] = digest.into();
+        top["size"] = bytes.len().into();
+    }
+    fs::write(index_path, serde_json::to_vec(&index).unwrap()).unwrap();
+}
+
+#[test]
+fn a_blob_that_is_not_as_large_as_it_is_described_is_refused_with_both_sizes() {
+    type Place = (&'static str, bool, fn(&mut Value) -> &mut Value);
+    let places: [Place; 3] = [
+        ("manifest", true, |index| &mut index["manifests"][0]),
+        ("configuration", false, |manifest| &mut manifest["config"]),
+        ("layer", false, |manifest| &mut manifest["layers"][0]),
+    ];
+    for (what, in_index, of) in places {
+        let sandbox = Sandbox::new();
+        let files = [("Dockerfile", "FROM scratch\nCOPY a /\n"), ("a", "a")];
+        let context = sandbox.fresh_context(&files);
+        let layout = sandbox.path("layout");
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        sandbox.ok(["build", "-o", &output, context.to_str().unwrap()]);
+        with_another_size(&layout, in_index, of);
+        let archive = sandbox.path("layout.tar");
+        peer(
+            "tar",
+            [
+                "-C",
+                layout.to_str().unwrap(),
+                "-cf",
+                archive.to_str().unwrap(),
+                ".",
+            ],
+        );
+        let elsewhere = Sandbox::new();
+        elsewhere
+            .run(["load", "-i", archive.to_str().unwrap()])
+            .failure(1, &[what, "bytes, but is described as"]);
+        assert!(elsewhere.names().is_empty());
+        let base = format!("base=oci-layout://{}", layout.display());
+        let context = sandbox.fresh_context(&[("Dockerfile", "FROM base\nCOPY Dockerfile /\n")]);
+        let args = ["build", "--build-context", &base, context.to_str().unwrap()];
+        elsewhere
+            .run(args)
+            .failure(1, &["bytes, but is described as"]);
     }
 }

@@ -14,9 +14,11 @@
 mod apps;
 mod architecture;
 mod bad_input;
+mod bombs;
 mod build_history;
 mod cache;
 mod cases;
+mod compression;
 mod cve;
 mod differential;
 mod early_push;

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use longshore_engine::{Engine, EngineOptions, HistoryLimits, SandboxOptions, SpaceLimits};
+use longshore_engine::{
+    Engine, EngineOptions, HistoryLimits, SandboxOptions, SpaceLimits, UnpackLimits,
+};
 use longshore_registry_client::{ClientOptions, CredentialStore, HostConfig, RegistriesConfig};
 use longshore_runner::{Isolation, Network};
 use serde::Deserialize;
@@ -124,6 +126,44 @@ struct GcTable {
     min_free_space: Option<String>,
     history_builds: Option<usize>,
     history_bytes: Option<String>,
+}
+
+/// What the configuration file says of what archives and layers may hold.
+#[derive(Debug, Default, Deserialize)]
+struct UnpackFile {
+    #[serde(default)]
+    unpack: UnpackTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct UnpackTable {
+    max_size: Option<String>,
+    max_ratio: Option<u64>,
+    free_size: Option<String>,
+}
+
+/// What archives and layers may hold.
+fn unpack_limits(global: &Global) -> Result<UnpackLimits> {
+    let mut limits = UnpackLimits::LAYER;
+    let Some((name, text)) = file(global)? else {
+        return Ok(limits);
+    };
+    let said = toml::from_str::<UnpackFile>(&text).with_context(|| name.clone())?;
+    let size = |key: &str, text: Option<String>, default: u64| {
+        let size = text.map(|text| units::parse_bytes(&text)).transpose();
+        let size = size.with_context(|| format!("{name}: `{key}` of [unpack]"))?;
+        anyhow::Ok(size.unwrap_or(default))
+    };
+    limits.output_bytes_max = size("maxSize", said.unpack.max_size, limits.output_bytes_max)?;
+    limits.ratio_free_bytes = size("freeSize", said.unpack.free_size, limits.ratio_free_bytes)?;
+    limits.ratio_max = said.unpack.max_ratio.unwrap_or(limits.ratio_max);
+    let is_some = limits.ratio_max > 0 && limits.output_bytes_max > 0;
+    anyhow::ensure!(
+        is_some,
+        "{name}: a limit of [unpack] is 0: nothing could be unpacked"
+    );
+    Ok(limits)
 }
 
 /// What the configuration file says of networks.
@@ -251,6 +291,7 @@ fn open_engine(global: &Global, sandbox: SandboxOptions, space: SpaceLimits) -> 
         sandbox,
         layer_form: global.layer_form,
         space,
+        unpack: unpack_limits(global)?,
     })?)
 }
 

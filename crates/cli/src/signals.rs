@@ -21,10 +21,8 @@ const LAST: i32 = 64;
 fn forwarded(terminal: bool) -> impl Iterator<Item = i32> {
     let ours = [KILL, STOP, CHLD, PIPE, URG];
     (1..=LAST).filter(move |it| {
-        !ours.contains(it)
-            && !FAULTS.contains(it)
-            && !OF_THE_LIBRARY.contains(it)
-            && !(terminal && *it == WINCH)
+        let is_ours = ours.contains(it) || (terminal && *it == WINCH);
+        !(is_ours || FAULTS.contains(it) || OF_THE_LIBRARY.contains(it))
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use longshore_content::{GcOptions, StateRoot};
 use longshore_graph::CacheSharing;
+use longshore_layers::DecompressLimits;
 use longshore_oci::{Descriptor, Digest, Document, Platform, Reference};
 use longshore_registry_client::{Client, ClientOptions, TransferObserver};
 use longshore_runner::{Isolation, Network, OciRunner, Runner, RunnerOptions, SandboxRunner};
@@ -36,6 +37,8 @@ pub struct EngineOptions {
     pub layer_form: LayerForm,
     /// What the build cache may take.
     pub space: SpaceLimits,
+    /// What archives and layers may hold.
+    pub unpack: DecompressLimits,
 }
 
 /// How an engine runs processes, and as whom it acts.
@@ -218,6 +221,7 @@ impl Engine {
             registry.clone(),
             caches,
             options.layer_form,
+            options.unpack,
         ));
         Ok(Self(Arc::new(Inner {
             root,
@@ -259,6 +263,11 @@ impl Engine {
     /// What the build cache may take.
     pub(crate) fn space_limits(&self) -> SpaceLimits {
         self.0.space
+    }
+
+    /// What archives and layers may hold.
+    pub(crate) fn unpack_limits(&self) -> DecompressLimits {
+        self.0.options.unpack
     }
 
     /// How many builds run in this process.
@@ -599,7 +608,7 @@ impl Engine {
     /// # Errors
     /// When it is no image archive, or is damaged: nothing is named then.
     pub fn load(&self, input: impl Read + Send) -> Result<Vec<LoadedImage>, EngineError> {
-        let loaded = archive::load(&self.0.root, input)?;
+        let loaded = archive::load(&self.0.root, input, self.unpack_limits())?;
         let images = self.0.root.images();
         for image in &loaded {
             for name in &image.names {

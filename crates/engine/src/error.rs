@@ -129,6 +129,17 @@ pub enum EngineError {
     /// An archive is none of the known kinds, or is damaged.
     #[error("archive: {0}")]
     Archive(String),
+    /// A blob is not as large as its descriptor says: which, of what, and both sizes.
+    #[error("{0}")]
+    BlobSize(String),
+    /// A file of an archive cannot be read.
+    #[error("archive: `{name}`: {source}")]
+    ArchiveFile {
+        /// Its name in the archive.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// An archive cannot be read.
     #[error("archive: {0}")]
     ArchiveRead(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -191,10 +202,6 @@ impl EngineError {
             },
             // What was given is not there, or not what it claims to be.
             Self::Content(ContentError::DigestMismatch { .. }) => ErrorClass::User,
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                ErrorClass::User
-            }
-            // A file that a person named and that is not there.
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 ErrorClass::User
             }

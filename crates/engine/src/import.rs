@@ -6,9 +6,7 @@ use std::io::{self, Read};
 use jiff::Timestamp;
 use longshore_dockerfile::instruction::{CommandForm, HealthcheckInstruction, InstructionKind};
 use longshore_dockerfile::parse_trigger;
-use longshore_layers::{
-    Compression, Compressor, DecompressLimits, Decompressor, TarLimits, index_of_tar,
-};
+use longshore_layers::{Compression, Compressor, Decompressor, TarLimits, index_of_tar};
 use longshore_oci::{
     Algorithm, Descriptor, DiffId, Digester, Empty, HistoryEntry, ImageConfig, Platform, Reference,
     media_type,
@@ -72,8 +70,8 @@ impl Engine {
     /// Stores the archive as a layer: read, checked and compressed in one pass.
     fn import_layer(&self, input: impl Read + Send) -> Result<ImageLayer, EngineError> {
         let failed = || "archive";
-        let input = Decompressor::new(input, DecompressLimits::LAYER)
-            .map_err(EngineError::layer(failed()))?;
+        let limits = self.unpack_limits();
+        let input = Decompressor::new(input, limits).map_err(EngineError::layer(failed()))?;
         let writer = self.root().blobs().writer()?;
         let compression = Compression::Gzip {
             level: GZIP_LEVEL_DEFAULT,
@@ -85,8 +83,8 @@ impl Engine {
             sink,
             digester: Digester::new(Algorithm::Sha256),
         };
-        let read =
-            index_of_tar(&mut tee, TarLimits::LAYER).map_err(EngineError::layer(failed()))?;
+        let read = index_of_tar(&mut tee, TarLimits::within(&limits))
+            .map_err(EngineError::layer(failed()))?;
         io::copy(&mut tee, &mut io::sink()).map_err(EngineError::layer(failed()))?;
         let diff_id = DiffId(tee.digester.finish());
         let writer = tee.sink.finish().map_err(EngineError::layer(failed()))?;

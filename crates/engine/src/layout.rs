@@ -8,7 +8,7 @@ use longshore_content::StateRoot;
 use longshore_oci::{Descriptor, Digest, Document, Index, Platform};
 
 use crate::EngineError;
-use crate::archive::{IMAGE_NAME, REF_NAME};
+use crate::archive::{IMAGE_NAME, REF_NAME, same_size};
 use crate::files::read_regular;
 use crate::image::{ImageStore, PlatformImage, StoredImage, parse_document, select_platform};
 
@@ -92,15 +92,18 @@ fn choose<'a>(
     manifests.iter().find(is_named).ok_or_else(no_such)
 }
 
-/// Takes a blob of a directory into the store, verified, unless it is here.
+/// Takes a blob of a directory into the store, verified, unless it is here; in either case it is
+/// as large as it is described.
 pub(crate) fn copy_blob(
     root: &StateRoot,
     directory: &Path,
     descriptor: &Descriptor,
 ) -> Result<(), EngineError> {
     let digest = descriptor.digest;
-    if root.blobs().info(&digest)?.is_some() {
-        return Ok(());
+    let is_described =
+        |found| same_size(&directory.display().to_string(), "blob", descriptor, found);
+    if let Some(known) = root.blobs().info(&digest)? {
+        return is_described(known.size_bytes);
     }
     let path = directory
         .join("blobs")
@@ -109,6 +112,6 @@ pub(crate) fn copy_blob(
     let mut file = File::open(&path).map_err(EngineError::io("read", &path))?;
     let mut writer = root.blobs().writer_by(digest.algorithm())?;
     io::copy(&mut file, &mut writer).map_err(EngineError::io("read", &path))?;
-    writer.commit(Some(&digest))?;
-    Ok(())
+    let (_, size) = writer.commit(Some(&digest))?;
+    is_described(size)
 }

@@ -60,6 +60,8 @@ pub use import::ImportRequest;
 pub use layer::{LayerForm, UnknownLayerForm, try_layer_images};
 pub use lock_file::{LockError, LockRefresh, LockUse, PinnedName, Pins, Relocked};
 pub use longshore_graph::{NetworkMode, Resources, Ulimit};
+/// What archives and layers may hold when they are unpacked.
+pub use longshore_layers::DecompressLimits as UnpackLimits;
 pub use longshore_layers::context::ModePolicy;
 pub use longshore_runner::Resource;
 pub use named_volume::{NoVolumeName, VolumeName};

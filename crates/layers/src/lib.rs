@@ -53,6 +53,9 @@ mod materialise;
 mod named;
 mod pipeline;
 mod pool;
+#[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod source;
 mod squash;
 mod stream;

@@ -69,7 +69,9 @@ impl Image {
             Ok(mounted) => Some(Mounted(mounted)),
             Err(error) if error.raw_os_error() == Some(117) => panic!("refused as corrupted"),
             Err(error) => {
-                eprintln!("skipped: cannot mount EROFS images that are files: {error}");
+                common::skip(format_args!(
+                    "cannot mount EROFS images that are files: {error}"
+                ));
                 None
             }
         }
@@ -81,7 +83,7 @@ impl Image {
             .arg(&self.at)
             .output()
         else {
-            eprintln!("skipped: no fsck.erofs here");
+            common::skip("no fsck.erofs here");
             return;
         };
         assert!(done.status.success(), "{done:?}");
@@ -132,7 +134,7 @@ proptest! {
     #[test]
     fn privileged_the_kernel_shows_of_an_image_what_the_directory_form_holds(changes in any_layer()) {
         if !is_root() {
-            eprintln!("skipped: needs root");
+            common::skip("needs root");
             return Ok(());
         }
         let (_, tar) = written(&changes);
@@ -235,7 +237,7 @@ fn everything() -> Vec<Change> {
 #[test]
 fn privileged_everything_that_a_layer_can_hold_is_in_its_image() {
     if !is_root() {
-        eprintln!("skipped: needs root");
+        common::skip("needs root");
         return;
     }
     let changes = everything();
@@ -492,11 +494,11 @@ fn hostile_streams_are_refused_as_the_index_refuses_them() {
 #[test]
 fn privileged_a_debian_base_is_the_same_in_both_forms() {
     let Some(base) = std::env::var_os("LONGSHORE_TEST_BASE") else {
-        eprintln!("skipped: LONGSHORE_TEST_BASE names no tar archive");
+        common::skip("LONGSHORE_TEST_BASE names no tar archive");
         return;
     };
     if !is_root() {
-        eprintln!("skipped: needs root");
+        common::skip("needs root");
         return;
     }
     let image = Image::new(|image| {

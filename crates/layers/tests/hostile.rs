@@ -351,7 +351,7 @@ fn a_directory_that_cannot_be_written_is_an_error_that_names_the_file() {
     if is_root() {
         // Root is stopped by a full file system alone.
         let Some(small) = Mount::tmpfs(200_000) else {
-            eprintln!("skipped: may not mount");
+            common::skip("may not mount");
             return;
         };
         let changes = [file("a", &[1; 1000]), file("b", &vec![1; 900_000])];
@@ -482,13 +482,13 @@ impl Drop for Mount {
 #[test]
 fn privileged_an_overlay_mount_shows_and_diffs_what_the_view_says() {
     if !is_root() {
-        eprintln!("skipped: only root mounts overlay file systems");
+        common::skip("only root mounts overlay file systems");
         return;
     }
     // An upper directory on the file system that holds everything else may be an overlay
     // itself, which cannot be one.
     let Some(scratch) = Mount::tmpfs(64 << 20) else {
-        eprintln!("skipped: may not mount");
+        common::skip("may not mount");
         return;
     };
     let form = DirectoryForm::Overlay(OverlayAttributes::Trusted);
@@ -538,7 +538,7 @@ fn privileged_an_overlay_mount_shows_and_diffs_what_the_view_says() {
         work.display()
     );
     let Some(mounted) = Mount::new("overlay", &mount_options) else {
-        eprintln!("skipped: no overlay file system here");
+        common::skip("no overlay file system here");
         return;
     };
     let names = |folder: &Path| -> Vec<String> {

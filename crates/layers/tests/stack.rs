@@ -149,7 +149,7 @@ proptest! {
         layers in proptest::collection::vec(any_layer(), 1..5),
     ) {
         if !is_root() {
-            eprintln!("skipped: only root can give files their owners");
+            common::skip("only root can give files their owners");
             return Ok(());
         }
         let (by_tar, by_name) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -202,7 +202,7 @@ proptest! {
         top in any_layer(),
     ) {
         if !is_root() {
-            eprintln!("skipped: only root can create whiteouts");
+            common::skip("only root can create whiteouts");
             return Ok(());
         }
         let index = |changes: &Vec<Change>| Arc::new(written(changes).0.index);

@@ -33,6 +33,9 @@ mod handles;
 mod id;
 mod in_place;
 mod overlay;
+#[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod state;
 mod store;
 mod sys;

@@ -1,9 +1,8 @@
 //! Snapshots that are images: the conformance suite, and what is their own.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "helpers of tests are test code"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are test code")]
+
+#[path = "../../../tests/skip.rs"]
+mod skip_or_fail;
 
 use std::fs::{self, File};
 use std::io;
@@ -19,6 +18,7 @@ use longshore_snapshot::{
     OverlaySnapshots, Pending, RootFs, SnapshotError, SnapshotId, Snapshotter as _, conformance,
     tried_changes,
 };
+use skip_or_fail::skip;
 
 fn file(path: &str, content: &str) -> Change {
     let content: Vec<u8> = content.into();
@@ -73,7 +73,7 @@ fn store() -> Option<(tempfile::TempDir, OverlaySnapshots)> {
     match try_image(&store, &tried_changes()) {
         Ok(()) => Some((temp, store)),
         Err(error) => {
-            println!("skipped: layers cannot be images here: {error}");
+            skip(format_args!("layers cannot be images here: {error}"));
             None
         }
     }

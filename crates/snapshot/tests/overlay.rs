@@ -1,9 +1,8 @@
 //! The snapshotter, by overlay and by copies: the conformance suite, and what is its own.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "helpers of tests are test code"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are test code")]
+
+#[path = "../../../tests/skip.rs"]
+mod skip_or_fail;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -14,6 +13,7 @@ use std::process::{Command, Stdio};
 use longshore_snapshot::{
     OverlaySnapshots, RootFs, SnapshotError, SnapshotId, Snapshotter as _, Stacking, conformance,
 };
+use skip_or_fail::skip;
 
 /// Set in the copies of this test that play another process; names the store.
 const OTHER_PROCESS: &str = "LONGSHORE_SNAPSHOT_TEST_STORE";
@@ -21,7 +21,7 @@ const OTHER_PROCESS: &str = "LONGSHORE_SNAPSHOT_TEST_STORE";
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("skipped: needs root");
+        skip("needs root");
     }
     root
 }

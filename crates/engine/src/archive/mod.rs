@@ -10,7 +10,10 @@
 mod read;
 mod write;
 
+use longshore_oci::Descriptor;
 use serde::{Deserialize, Serialize};
+
+use crate::EngineError;
 
 pub(crate) use read::load;
 pub(crate) use write::{ArchiveImage, ArchiveKind, write_directory, write_tar};
@@ -21,6 +24,22 @@ pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
 /// What a layout's `oci-layout` file holds.
 const LAYOUT_MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// That a blob is as large as its descriptor says: other readers believe it.
+pub(crate) fn same_size(
+    image: &str,
+    what: &'static str,
+    described: &Descriptor,
+    found: u64,
+) -> Result<(), EngineError> {
+    if found == described.size {
+        return Ok(());
+    }
+    Err(EngineError::BlobSize(format!(
+        "{what} {} of `{image}` is {found} bytes, but is described as {}",
+        described.digest, described.size
+    )))
+}
 
 /// One image of a `manifest.json`.
 #[derive(Debug, Serialize, Deserialize)]

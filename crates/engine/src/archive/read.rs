@@ -14,7 +14,7 @@ use longshore_oci::{
     Reference, json, media_type,
 };
 
-use super::{DockerManifest, IMAGE_NAME, REF_NAME};
+use super::{DockerManifest, IMAGE_NAME, REF_NAME, same_size};
 use crate::EngineError;
 use crate::image::{parse_config, parse_document};
 
@@ -41,8 +41,12 @@ struct Files {
 }
 
 /// Stores all that the archive holds, and returns its images; they have no name yet.
-pub(crate) fn load(root: &StateRoot, input: impl Read + Send) -> Result<Vec<Loaded>, EngineError> {
-    let input = Decompressor::new(input, DecompressLimits::LAYER).map_err(read_failed)?;
+pub(crate) fn load(
+    root: &StateRoot,
+    input: impl Read + Send,
+    limits: DecompressLimits,
+) -> Result<Vec<Loaded>, EngineError> {
+    let input = Decompressor::new(input, limits).map_err(read_failed)?;
     let files = read_files(root, input)?;
     if let Some(index) = files.documents.get("index.json") {
         let docker_names = files
@@ -53,7 +57,7 @@ pub(crate) fn load(root: &StateRoot, input: impl Read + Send) -> Result<Vec<Load
         return from_index(root, index, &docker_names.unwrap_or_default());
     }
     match files.documents.get("manifest.json") {
-        Some(bytes) => from_docker(root, bytes, &files),
+        Some(bytes) => from_docker(root, bytes, &files, limits),
         None => Err(EngineError::Archive(
             "neither an OCI layout nor a docker archive: no index.json, no manifest.json"
                 .to_owned(),
@@ -149,8 +153,12 @@ fn read_file(
     let expected = expected_digest(&name)?;
     let algorithm = expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
     let mut writer = root.blobs().writer_by(algorithm)?;
-    std::io::copy(&mut entry, &mut writer).map_err(read_failed)?;
-    writer.flush().map_err(read_failed)?;
+    let failed = |source| EngineError::ArchiveFile {
+        name: name.clone(),
+        source,
+    };
+    std::io::copy(&mut entry, &mut writer).map_err(failed)?;
+    writer.flush().map_err(failed)?;
     let blob = writer.commit(expected.as_ref())?;
     files.blobs.insert(name, blob);
     Ok(())
@@ -210,6 +218,7 @@ fn from_index(
         names.extend(index_name(&descriptor.annotations));
         descriptor.annotations.remove(IMAGE_NAME);
         descriptor.annotations.remove(REF_NAME);
+        check_size(root, "manifest", &descriptor)?;
         check_stored(root, &descriptor)?;
         if let Some(config) = config_of(root, &descriptor)? {
             names.extend(docker_names.get(&config).into_iter().flatten().cloned());
@@ -266,22 +275,31 @@ fn missing(what: &'static str, digest: Digest) -> EngineError {
     }
 }
 
+/// That a blob was in the archive, as large as it is described.
+fn check_size(
+    root: &StateRoot,
+    what: &'static str,
+    described: &Descriptor,
+) -> Result<(), EngineError> {
+    let found = root.blobs().info(&described.digest)?;
+    let found = found.ok_or_else(|| missing(what, described.digest))?;
+    same_size("archive", what, described, found.size_bytes)
+}
+
 /// That everything below a manifest was in the archive; of an index, one platform at least.
 fn check_stored(root: &StateRoot, descriptor: &Descriptor) -> Result<(), EngineError> {
     match read_document(root, descriptor)? {
         Document::Manifest(manifest) => {
-            for part in manifest.layers.iter().chain([&manifest.config]) {
-                let foreign = media_type::is_foreign_layer(&part.media_type);
-                if !foreign && root.blobs().info(&part.digest)?.is_none() {
-                    return Err(missing("blob", part.digest));
-                }
-            }
-            Ok(())
+            check_size(root, "configuration", &manifest.config)?;
+            let is_here = |part: &&Descriptor| !media_type::is_foreign_layer(&part.media_type);
+            let mut layers = manifest.layers.iter().filter(is_here);
+            layers.try_for_each(|layer| check_size(root, "layer", layer))
         }
         Document::Index(index) => {
             let mut found = index.manifests.is_empty();
             for child in &index.manifests {
                 if root.blobs().info(&child.digest)?.is_some() {
+                    check_size(root, "manifest", child)?;
                     check_stored(root, child)?;
                     found = true;
                 }
@@ -295,12 +313,17 @@ fn check_stored(root: &StateRoot, descriptor: &Descriptor) -> Result<(), EngineE
     }
 }
 
-fn from_docker(root: &StateRoot, bytes: &[u8], files: &Files) -> Result<Vec<Loaded>, EngineError> {
+fn from_docker(
+    root: &StateRoot,
+    bytes: &[u8],
+    files: &Files,
+    limits: DecompressLimits,
+) -> Result<Vec<Loaded>, EngineError> {
     let manifests: Vec<DockerManifest> = parse_json("manifest.json", bytes)?;
     let mut loaded = Vec::new();
     for manifest in manifests {
         let names = parse_names(manifest.repo_tags.as_deref().unwrap_or_default())?;
-        let descriptor = assemble(root, &manifest, files)?;
+        let descriptor = assemble(root, &manifest, files, limits)?;
         loaded.push(Loaded { descriptor, names });
     }
     Ok(loaded)
@@ -311,6 +334,7 @@ fn assemble(
     root: &StateRoot,
     image: &DockerManifest,
     files: &Files,
+    limits: DecompressLimits,
 ) -> Result<Descriptor, EngineError> {
     let (config_digest, config_size) = find(files, &image.config)?;
     let config_bytes = root.blobs().read_all(&config_digest, DOCUMENT_BYTES_MAX)?;
@@ -328,7 +352,13 @@ fn assemble(
     let mut layers = Vec::new();
     for (name, diff_id) in image.layers.iter().zip(&config.rootfs.diff_ids) {
         let (digest, size) = find(files, name)?;
-        layers.push(layer_descriptor(root, digest, size, *diff_id)?);
+        layers.push(layer_descriptor(
+            root,
+            name,
+            (digest, size),
+            *diff_id,
+            limits,
+        )?);
     }
     let config = Descriptor::new(media_type::OCI_CONFIG, config_digest, config_size);
     let manifest = Manifest::new(media_type::OCI_MANIFEST, config, layers);
@@ -354,9 +384,10 @@ fn find(files: &Files, name: &str) -> Result<(Digest, u64), EngineError> {
 /// Which form a layer has, told by its first bytes, with its content held to the configuration.
 fn layer_descriptor(
     root: &StateRoot,
-    digest: Digest,
-    size: u64,
+    name: &str,
+    (digest, size): (Digest, u64),
     expected: DiffId,
+    limits: DecompressLimits,
 ) -> Result<Descriptor, EngineError> {
     let open = || {
         root.blobs()
@@ -371,11 +402,11 @@ fn layer_descriptor(
         [0x28, 0xb5, 0x2f, 0xfd] => media_type::OCI_LAYER_ZSTD,
         _ => media_type::OCI_LAYER_TAR,
     };
-    let mut input = Decompressor::new(open()?, DecompressLimits::LAYER).map_err(read_failed)?;
+    let mut input = Decompressor::new(open()?, limits).map_err(EngineError::layer(name))?;
     let mut digester = Digester::new(expected.0.algorithm());
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match input.read(&mut buffer).map_err(read_failed)? {
+        match input.read(&mut buffer).map_err(EngineError::layer(name))? {
             0 => break,
             count => digester.update(&buffer[..count]),
         }

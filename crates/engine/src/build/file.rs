@@ -55,7 +55,7 @@ pub(crate) async fn run(
     let op = op.clone();
     let store = Arc::clone(executor.layers());
     let (layer, notices) = spawn_blocking(move || {
-        let mut builder = LayerBuilder::new(view, &base_content);
+        let mut builder = LayerBuilder::new(view, &base_content).limits(store.limits);
         for (at, action) in op.actions.iter().enumerate() {
             apply(&mut builder, &op, at, action, &sources)?;
         }
@@ -186,7 +186,7 @@ fn apply_copy(
         ),
         FileInput::Action(from) => {
             // A tree of its own: the actions that lead to `from`, on an empty root.
-            let mut side = LayerBuilder::new(TreeView::empty(), &copy::NoContent);
+            let mut side = builder.aside();
             let part = FileOp {
                 actions: op.actions[..=from].to_vec(),
             };

@@ -14,8 +14,8 @@ use longshore_frontend::{
 use longshore_graph::Source;
 use longshore_layers::context::TimePolicy;
 use longshore_layers::{
-    DecompressLimits, Decompressor, Devices, DirectoryForm, DirectoryOptions, NoLowerLayers,
-    Ownership, TarLimits, unpack,
+    Decompressor, Devices, DirectoryForm, DirectoryOptions, NoLowerLayers, Ownership, TarLimits,
+    unpack,
 };
 use longshore_oci::Platform;
 use tokio::sync::OnceCell;
@@ -258,7 +258,7 @@ pub(super) fn unpack_archive(
     drop(file);
     let file = std::fs::File::open(path).map_err(EngineError::io("open the context", path))?;
     let input =
-        Decompressor::new(file, DecompressLimits::LAYER).map_err(EngineError::layer(failed()))?;
+        Decompressor::new(file, engine.unpack_limits()).map_err(EngineError::layer(failed()))?;
     let mut options = DirectoryOptions::new(DirectoryForm::Merged);
     options.ownership = Ownership::Ignore;
     options.devices = Devices::Skip;
@@ -268,7 +268,7 @@ pub(super) fn unpack_archive(
         input,
         &directory,
         &options,
-        TarLimits::LAYER,
+        TarLimits::within(&engine.unpack_limits()),
         &NoLowerLayers,
     )
     .map_err(EngineError::layer(failed()))?;

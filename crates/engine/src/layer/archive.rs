@@ -7,8 +7,7 @@ use std::io::{self, Read, Write as _};
 use std::sync::Arc;
 
 use longshore_layers::{
-    ContentHash, EntryPath, FileContent, FileRange, IndexEntry, Kind, LayerIndex, TarLimits,
-    index_of_tar,
+    ContentHash, EntryPath, FileContent, FileRange, IndexEntry, Kind, LayerIndex, index_of_tar,
 };
 use longshore_oci::Digest;
 
@@ -66,7 +65,7 @@ impl LayerStore {
             copy: &file,
         };
         let read =
-            index_of_tar(input, TarLimits::LAYER).map_err(EngineError::layer(layer.key.text()))?;
+            index_of_tar(input, self.tar_limits()).map_err(EngineError::layer(layer.key.text()))?;
         self.check_diff_id(layer, blob, read.diff_id)?;
         Ok(LayerArchive {
             file: Arc::new(file),

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use longshore_content::LocalWriter;
 use longshore_layers::{
-    Compression, DecompressLimits, Decompressor, StreamFormat, TarLimits, WriteOptions,
-    index_of_tar, write_layer,
+    Compression, Decompressor, StreamFormat, WriteOptions, index_of_tar, write_layer,
 };
 use longshore_oci::{Descriptor, DiffId, Digest, media_type};
 use longshore_registry_client::Client;
@@ -254,7 +253,7 @@ impl LayerStore {
         let input = self.open_archive(layer, &blob)?;
         let format = input.format();
         let read =
-            index_of_tar(input, TarLimits::LAYER).map_err(EngineError::layer(layer.key.text()))?;
+            index_of_tar(input, self.tar_limits()).map_err(EngineError::layer(layer.key.text()))?;
         if read.diff_id != cached.diff_id {
             return Err(EngineError::diff_id(blob, read.diff_id.0, cached.diff_id.0));
         }
@@ -310,8 +309,7 @@ impl LayerStore {
         blob: &Digest,
     ) -> Result<Decompressor<File>, EngineError> {
         let file = self.root.blobs().open(blob)?.ok_or_else(|| lost(layer))?;
-        Decompressor::new(file, DecompressLimits::LAYER)
-            .map_err(EngineError::layer(layer.key.text()))
+        Decompressor::new(file, self.limits).map_err(EngineError::layer(layer.key.text()))
     }
 
     async fn write_blob(

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use longshore_content::layers::LayerRecord;
 use longshore_layers::{
-    Change, LayerIndex, TarLimits, TimeLimit, Timestamp, TreeView, WriteOptions, clamp_changes,
-    clamp_tar, latest_time_of_tar, write_layer,
+    Change, LayerIndex, TimeLimit, Timestamp, TreeView, WriteOptions, clamp_changes, clamp_tar,
+    latest_time_of_tar, write_layer,
 };
 use longshore_oci::{DiffId, Digest, LayerId};
 
@@ -199,7 +199,7 @@ impl LayerStore {
         let clamped = clamp_tar(
             self.open_archive(layer, &source)?,
             limit,
-            TarLimits::LAYER,
+            self.tar_limits(),
             &options,
             writer,
         );
@@ -228,7 +228,7 @@ impl LayerStore {
             return Ok((i64::from_be_bytes(seconds), diff_id));
         }
         let input = self.open_archive(layer, &blob)?;
-        let (latest, diff_id) = latest_time_of_tar(input, TarLimits::LAYER)
+        let (latest, diff_id) = latest_time_of_tar(input, self.tar_limits())
             .map_err(EngineError::layer(layer.key.text()))?;
         // As the stream has it: whole seconds, or later than the second that it says.
         let seconds = latest

@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use longshore_layers::{
     Change, Devices, DirectoryForm, DirectoryOptions, EntryPath, ImageError, IndexedTar, Kind,
-    LayerIndex, LowerLayers, Metadata, NoLowerLayers, OverlayAttributes, Ownership, TarLimits,
-    TreeView, UnpackError, changes_of_directory, image_of_changes, materialise, unpack,
-    unpack_image,
+    LayerIndex, LowerLayers, Metadata, NoLowerLayers, OverlayAttributes, Ownership, TreeView,
+    UnpackError, changes_of_directory, image_of_changes, materialise, unpack, unpack_image,
 };
 use longshore_oci::Digest;
 use longshore_snapshot::{OverlayMarks, Owners, Pending, Snapshot, SnapshotId, Snapshotter as _};
@@ -177,7 +176,7 @@ impl LayerStore {
         let image = pending.create_image()?;
         let input = self.open_archive(layer, &blob)?;
         let attributes = self.overlay_attributes();
-        match unpack_image(input, &image, attributes, TarLimits::LAYER, below) {
+        match unpack_image(input, &image, attributes, self.tar_limits(), below) {
             Ok(read) => Ok(Some((pending, read))),
             Err(UnpackError::Image(error @ ImageError::Unfit { .. })) => {
                 self.note_unfit(layer, &error);
@@ -197,7 +196,7 @@ impl LayerStore {
         let pending = self.snapshots.begin(id)?;
         let input = self.open_archive(layer, &blob)?;
         let directory = open(pending.path())?;
-        let unpacked = unpack(input, &directory, &self.overlay(), TarLimits::LAYER, below);
+        let unpacked = unpack(input, &directory, &self.overlay(), self.tar_limits(), below);
         let read = unpacked.map_err(EngineError::layer(layer.key.text()))?.tar;
         Ok((pending, read))
     }

@@ -189,7 +189,9 @@ mod tests {
         // First: it takes no directory that has other files.
         let state = StateRoot::open(root).unwrap();
         let snapshots = Arc::new(OverlaySnapshots::open(root).unwrap());
-        let store = LayerStore::new(state, snapshots, client.clone(), client, LayerForm::Auto);
+        let limits = longshore_layers::DecompressLimits::LAYER;
+        let caches = client.clone();
+        let store = LayerStore::new(state, snapshots, client, caches, LayerForm::Auto, limits);
         store.images_work.set(Err("no EROFS".to_owned())).unwrap();
         Arc::new(store)
     }

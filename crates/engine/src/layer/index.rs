@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use longshore_content::StateRoot;
-use longshore_layers::{INDEX_BYTES_MAX, LayerIndex, TarLimits, TreeView, index_of_tar};
+use longshore_layers::{INDEX_BYTES_MAX, LayerIndex, TreeView, index_of_tar};
 use longshore_oci::{Digest, LayerId};
 
 use super::{Layer, LayerKey, LayerStore};
@@ -64,7 +64,7 @@ impl LayerStore {
         let (store, layer) = (Arc::clone(self), Arc::clone(layer));
         tokio::task::spawn_blocking(move || {
             let input = store.open_archive(&layer, &blob)?;
-            let read = index_of_tar(input, TarLimits::LAYER)
+            let read = index_of_tar(input, store.tar_limits())
                 .map_err(EngineError::layer(layer.key.text()))?;
             store.check_diff_id(&layer, blob, read.diff_id)?;
             store.keep_index(&layer, &read.index)?;

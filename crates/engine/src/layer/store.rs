@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use jiff::Timestamp;
 use longshore_content::StateRoot;
 use longshore_content::layers::LayerRecord;
-use longshore_layers::{Change, LayerIndex};
+use longshore_layers::{Change, DecompressLimits, LayerIndex, TarLimits};
 use longshore_oci::{ChainId, DiffId, LayerId};
 use longshore_registry_client::Client;
 use longshore_snapshot::OverlaySnapshots;
@@ -27,6 +27,8 @@ pub(crate) struct LayerStore {
     /// it have to do without.
     lost: Mutex<Vec<String>>,
     pub(super) form: LayerForm,
+    /// What a layer's blob may hold.
+    pub(crate) limits: DecompressLimits,
     /// Whether layers can be images here, or why not.
     pub(super) images_work: OnceLock<Result<(), String>>,
     /// Bytes that were written to the state root since the start.
@@ -42,6 +44,7 @@ impl LayerStore {
         registry: Client,
         caches: Client,
         form: LayerForm,
+        limits: DecompressLimits,
     ) -> Self {
         Self {
             root,
@@ -50,10 +53,16 @@ impl LayerStore {
             caches,
             lost: Mutex::default(),
             form,
+            limits,
             images_work: OnceLock::new(),
             written: AtomicU64::new(0),
             known: Mutex::default(),
         }
+    }
+
+    /// What the archive in a layer's blob may hold.
+    pub(super) fn tar_limits(&self) -> TarLimits {
+        TarLimits::within(&self.limits)
     }
 
     /// How registries are spoken to about build caches.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use longshore_dockerfile::TEXT_BYTES_MAX;
 use longshore_graph::{HttpSource, redacted_url};
 use longshore_layers::{
-    Change, DecompressLimits, Decompressor, Entry, EntryPath, FileContent, FileRange, Kind,
-    LayerIndex, Metadata, StreamFormat, TarLimits, Timestamp, index_of_tar,
+    Change, Decompressor, Entry, EntryPath, FileContent, FileRange, Kind, LayerIndex, Metadata,
+    StreamFormat, TarLimits, Timestamp, index_of_tar,
 };
 use longshore_oci::Digest;
 use tokio::task::spawn_blocking;
@@ -181,12 +181,12 @@ impl Remotes {
             self.engine.root().blobs().blob_path(&download.digest),
             redacted_url(&source.url),
         );
+        let limits = self.engine.unpack_limits();
         spawn_blocking(move || {
             let file = File::open(&path).map_err(EngineError::io("open", &path))?;
-            let input = Decompressor::new(file, DecompressLimits::LAYER)
+            let input = Decompressor::new(file, limits).map_err(EngineError::layer(&url))?;
+            let archive = index_of_tar(input, TarLimits::within(&limits))
                 .map_err(EngineError::layer(&url))?;
-            let archive =
-                index_of_tar(input, TarLimits::LAYER).map_err(EngineError::layer(&url))?;
             let files = archive
                 .index
                 .entries()

@@ -203,6 +203,7 @@ mod tests {
             },
             layer_form: LayerForm::Directory,
             space: SpaceLimits::default(),
+            unpack: longshore_layers::DecompressLimits::LAYER,
         })
         .unwrap();
         let mirror = engine.cache_directory("git").join("mirror");

@@ -200,6 +200,7 @@ fn missing(platform: &Platform, descriptor: &Descriptor) -> EngineError {
 struct Opened {
     root: longshore_content::StateRoot,
     images: ImageStore,
+    limits: DecompressLimits,
 }
 
 impl Opened {
@@ -208,6 +209,7 @@ impl Opened {
         Self {
             images: ImageStore::new(root.clone()),
             root,
+            limits: image.engine.unpack_limits(),
         }
     }
 
@@ -253,9 +255,10 @@ impl Opened {
         let path = self.root.blobs().blob_path(&layer.digest);
         let open = |path: &Path| std::fs::File::open(path).map_err(EngineError::io("open", path));
         let name = || layer.digest.to_string();
-        let input = Decompressor::new(open(&path)?, DecompressLimits::LAYER)
+        let input =
+            Decompressor::new(open(&path)?, self.limits).map_err(EngineError::layer(name()))?;
+        let tar = index_of_tar(input, TarLimits::within(&self.limits))
             .map_err(EngineError::layer(name()))?;
-        let tar = index_of_tar(input, TarLimits::LAYER).map_err(EngineError::layer(name()))?;
         Ok(tar.index)
     }
 }

@@ -76,7 +76,11 @@ impl Read for ContentReader {
 
 impl Archive {
     /// Looks at a file; `None` when it is no archive.
-    pub(super) fn open(path: &EntryPath, content: &FileContent) -> Result<Option<Self>, CopyError> {
+    pub(super) fn open(
+        path: &EntryPath,
+        content: &FileContent,
+        limits: DecompressLimits,
+    ) -> Result<Option<Self>, CopyError> {
         if content.size() == 0 {
             return Ok(None);
         }
@@ -85,14 +89,14 @@ impl Archive {
             open: open.clone(),
             at: 0,
         };
-        let Ok(stream) = Decompressor::new(stream, DecompressLimits::LAYER) else {
+        let Ok(stream) = Decompressor::new(stream, limits) else {
             return Ok(None);
         };
         let plain = match stream.format() {
             StreamFormat::Plain => plain(content, &open),
             _ => None,
         };
-        let mut reader = TarReader::new(stream, TarLimits::LAYER);
+        let mut reader = TarReader::new(stream, TarLimits::within(&limits));
         let first = match reader.next_member() {
             Ok(Some(first)) => Some(first),
             Ok(None) => return Ok(None),

@@ -8,13 +8,13 @@ use crate::copy::overlay::{Overlay, Shown};
 use crate::copy::owner::NameFile;
 use crate::copy::source::{no_file, view_content, view_hash};
 use crate::copy::{
-    CopyError, CopyOptions, CopySource, LayerContent, Owner, PathPatterns, SourceChild,
+    CopyError, CopyOptions, CopySource, LayerContent, NoContent, Owner, PathPatterns, SourceChild,
     SourceError, SourceNode,
 };
 use crate::source::OpenContent;
 use crate::{
-    Change, ContentError, ContentHash, EntryPath, FileContent, FileRange, HostFile, Kind, Metadata,
-    Timestamp, TreeView,
+    Change, ContentError, ContentHash, DecompressLimits, EntryPath, FileContent, FileRange,
+    HostFile, Kind, Metadata, Timestamp, TreeView,
 };
 
 /// As much of `/etc/passwd` and `/etc/group` as is looked at; BuildKit's bound.
@@ -45,6 +45,7 @@ pub struct LayerBuilder<'a> {
     pub(super) content: &'a dyn LayerContent,
     pub(super) time: Timestamp,
     pub(super) spool: Spool,
+    pub(super) limits: DecompressLimits,
     notices: Vec<CopyNotice>,
 }
 
@@ -106,6 +107,7 @@ impl<'a> LayerBuilder<'a> {
             content,
             time: Timestamp::default(),
             spool: Spool::default(),
+            limits: DecompressLimits::LAYER,
             notices: Vec::new(),
         }
     }
@@ -124,6 +126,19 @@ impl<'a> LayerBuilder<'a> {
     pub fn spool_in(mut self, directory: &Path) -> Self {
         self.spool.directory = Some(directory.to_path_buf());
         self
+    }
+
+    /// What archives that are unpacked may hold, other than [`DecompressLimits::LAYER`].
+    #[must_use]
+    pub fn limits(mut self, limits: DecompressLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// An empty layer on nothing, with the same limits.
+    #[must_use]
+    pub fn aside(&self) -> LayerBuilder<'static> {
+        LayerBuilder::new(TreeView::empty(), &NoContent).limits(self.limits)
     }
 
     /// The changes: sorted, without the root, with every directory above what they write.

@@ -95,7 +95,7 @@ impl LayerBuilder<'_> {
             return Ok(false);
         }
         let content = job.source.content(&found.path)?;
-        let Some(archive) = Archive::open(&found.path, &content)? else {
+        let Some(archive) = Archive::open(&found.path, &content, self.limits)? else {
             return Ok(false);
         };
         let root = self.overlay.resolve(&job.dest.path)?;

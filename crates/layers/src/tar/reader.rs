@@ -16,7 +16,7 @@ use crate::limits::{
     ENTRIES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PAX_BYTES_MAX, XATTR_VALUE_BYTES_MAX, XATTRS_MAX,
     path_within_limits,
 };
-use crate::{Entry, EntryPath, Kind, Metadata, Timestamp};
+use crate::{DecompressLimits, Entry, EntryPath, Kind, Metadata, Timestamp};
 
 /// What a reader takes before it gives up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,15 @@ impl TarLimits {
         entries_max: ENTRIES_MAX,
         content_bytes_max: 256 << 30,
     };
+
+    /// For an archive that comes out of a decompressor: files are no larger than what may come
+    /// out, holes included.
+    pub const fn within(limits: &DecompressLimits) -> Self {
+        Self {
+            content_bytes_max: limits.output_bytes_max,
+            ..Self::LAYER
+        }
+    }
 }
 
 /// Why a tar stream cannot be read.
@@ -351,6 +360,11 @@ impl<R: Read> TarReader<R> {
         self.name.clone_from(&header.name);
         let stored = u64::try_from(header.size).map_err(|_| TarReason::Number("size"))?;
         let has_content = matches!(header.kind, 0 | b'0' | b'7' | b'S');
+        if !has_content && stored > 0 && records.get(&b"size"[..]).is_some_and(|v| !v.is_empty()) {
+            return Err(TarReason::Ambiguous(
+                "an extended header gives a size to what is no file",
+            ));
+        }
         self.remaining = if has_content { stored } else { 0 };
         self.padding = padding_of(self.remaining) as u64;
         self.read_sparse_map(&mut header, block, &records)?;

@@ -96,7 +96,10 @@ pub(super) fn read_pax(
         (Some(b"0"), Some(b"0" | b"1")) => false,
         (Some(b"1"), Some(b"0")) => true,
         (None, None) if value("GNU.sparse.map").is_some() => false,
-        (None, None) if value("GNU.sparse.size").is_none() => return Ok(None),
+        // A lone name or size, which GNU tar and bsdtar heed and Go does not, is refused below.
+        (None, None) if !records.keys().any(|key| key.starts_with(b"GNU.sparse.")) => {
+            return Ok(None);
+        }
         // A format that not every archiver knows.
         _ => return Err(TarReason::Sparse),
     };

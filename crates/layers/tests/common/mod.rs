@@ -2,6 +2,10 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub(crate) mod made;
+#[path = "../../../../tests/skip.rs"]
+mod skip_or_fail;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -14,6 +18,8 @@ use longshore_layers::{
     FileContent, Kind, LayerSummary, Metadata, Ownership, Timestamp, WriteOptions, write_layer,
 };
 use proptest::prelude::*;
+
+pub(crate) use skip_or_fail::skip;
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()

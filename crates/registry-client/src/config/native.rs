@@ -31,6 +31,8 @@ struct File {
     _gc: IgnoredAny,
     #[serde(default, rename = "network")]
     _network: IgnoredAny,
+    #[serde(default, rename = "unpack")]
+    _unpack: IgnoredAny,
 }
 
 #[derive(Deserialize)]

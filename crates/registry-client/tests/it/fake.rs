@@ -127,6 +127,14 @@ impl Fake {
         Self::serve(|stream| async move { Some(stream) }).await
     }
 
+    /// Ends; nobody listens at the address that is returned any more.
+    pub(crate) async fn stop(mut self) -> std::net::SocketAddr {
+        self.task.abort();
+        // Cancelled: its listener and connections are gone with it.
+        let _cancelled = (&mut self.task).await;
+        self.address
+    }
+
     /// Serves over TLS with the given configuration.
     pub(crate) async fn start_tls(config: tokio_rustls::rustls::ServerConfig) -> Self {
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));

@@ -71,11 +71,7 @@ async fn a_mirror_with_other_content_is_passed_over() {
 async fn a_dead_mirror_is_asked_once_in_a_while() {
     let registry = Fake::start().await;
     registry.put_manifest("a", "t", MANIFEST);
-    let dead = {
-        let fake = Fake::start().await;
-        fake.host()
-    };
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let dead = Fake::start().await.stop().await.to_string();
     let client = client_with(mirrored(&registry, std::slice::from_ref(&dead)));
     let resolved = client.resolve(&registry.reference("a:t")).await.unwrap();
     assert_eq!(resolved.from, registry.host());

@@ -141,12 +141,7 @@ async fn a_missing_manifest_says_so() {
 
 #[tokio::test]
 async fn a_dead_registry_is_told_plainly() {
-    let address = {
-        let fake = Fake::start().await;
-        fake.address
-    };
-    // The listener is gone once its task is.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let address = Fake::start().await.stop().await;
     let reference = format!("{address}/a:t").parse().unwrap();
     let error = client().resolve(&reference).await.unwrap_err();
     assert_eq!(
@@ -192,7 +187,10 @@ async fn retry_after_is_waited_for_by_everyone() {
     let begun = Instant::now();
     let first = client.resolve(&reference);
     let second = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // The first has been told to wait, or is about to be: either way both have to.
+        while fake.seen(&Method::HEAD, "/manifests/").is_empty() {
+            tokio::task::yield_now().await;
+        }
         client.resolve(&reference).await
     };
     let (first, second) = tokio::join!(first, second);

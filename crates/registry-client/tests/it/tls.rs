@@ -222,9 +222,7 @@ async fn a_plain_server_that_waits_for_a_line_is_found_out() {
 #[tokio::test]
 async fn a_server_that_wants_other_tls_is_not_taken_for_a_plain_one() {
     let (fake, _) = with_certificate().await;
-    let address = fake.address;
-    drop(fake);
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let address = fake.stop().await;
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let serving = tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {

@@ -105,6 +105,7 @@ pub(crate) fn unpack_mount(
     mount: PortableMount,
     mut options: DirectoryOptions,
     tmp: &Path,
+    limits: DecompressLimits,
 ) -> Result<TempDir, BoxError> {
     options.devices = Devices::Skip;
     let fresh = tempfile::Builder::new()
@@ -116,8 +117,9 @@ pub(crate) fn unpack_mount(
         input: blob,
         digester: Digester::new(digest.algorithm()),
     };
-    let (limits, tar_limits) = limits(mount.tar_bytes);
+    let limits = bounded(limits, mount.tar_bytes);
     let stream = Decompressor::new(&mut hashed, limits)?;
+    let tar_limits = TarLimits::within(&limits);
     let unpacked = unpack(stream, &directory, &options, tar_limits, &NoLowerLayers);
     // What is wrong with the bytes says more than what is wrong with the archive in them.
     hashed.verify(&digest)?;
@@ -133,11 +135,9 @@ pub(crate) fn unpack_mount(
 }
 
 /// What is said of an archive's length is all that comes out of it.
-fn limits(tar_bytes: u64) -> (DecompressLimits, TarLimits) {
-    let (mut stream, mut tar) = (DecompressLimits::LAYER, TarLimits::LAYER);
-    stream.output_bytes_max = stream.output_bytes_max.min(tar_bytes);
-    tar.content_bytes_max = tar.content_bytes_max.min(tar_bytes);
-    (stream, tar)
+fn bounded(mut limits: DecompressLimits, tar_bytes: u64) -> DecompressLimits {
+    limits.output_bytes_max = limits.output_bytes_max.min(tar_bytes);
+    limits
 }
 
 /// Hashes what is read.

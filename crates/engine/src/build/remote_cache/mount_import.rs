@@ -143,7 +143,8 @@ impl MountImport {
             .layers()
             .directory_options(DirectoryForm::Merged);
         let (tmp, digest) = (self.engine.root().tmp_dir().to_owned(), blob.digest);
-        let unpack = move |stream| unpack_mount(stream, digest, mount, options, &tmp);
+        let limits = self.engine.unpack_limits();
+        let unpack = move |stream| unpack_mount(stream, digest, mount, options, &tmp, limits);
         place.read_blob(&blob, unpack).await.map(Some)
     }
 
