@@ -4,7 +4,7 @@ import json
 from statistics import median
 from xml.sax.saxutils import escape
 
-from .rows import ROWS
+from .rows import ROWS, differs_because
 
 MB = 1e6
 OURS = "longshore"
@@ -62,7 +62,8 @@ class Results:
         for row in self.rows():
             for tool, found in self.differences.get(row.name, {}).items():
                 if found:
-                    why = f": {row.differs_because}" if row.differs_because else ""
+                    because = differs_because(row.name, tool)
+                    why = f": {because}" if because else ""
                     yield f"`*` {row.name}, {tool}: {'; '.join(found)}{why}."
 
     def rows(self):
@@ -115,8 +116,9 @@ def as_text(results):
                 lines.append(f"      {moved}")
             differences = results.differences.get(row.name, {}).get(tool) or []
             lines += [f"      {difference}" for difference in differences]
-            if differences and row.differs_because:
-                lines.append(f"      {row.differs_because}")
+            because = differs_because(row.name, tool)
+            if differences and because:
+                lines.append(f"      {because}")
     for tool, failures in results.failures.items():
         lines += [f"{tool} failed at {row}: {text}" for row, text in failures.items()]
     lines += results.notes
