@@ -189,6 +189,38 @@ fn a_cache_may_be_compressed_otherwise_than_the_image() {
     assert_eq!(layers(&cold), wanted);
 }
 
+#[test]
+fn what_a_cache_has_is_compressed_otherwise_where_that_is_forced() {
+    let Some((warm, context)) = machine(DOCKERFILE) else {
+        return;
+    };
+    let folder = warm.path("cache");
+    let place = folder.display();
+    let gzip = format!("type=local,dest={place},mode=max");
+    warm.build_app(&context, &["--cache-to", &gzip]);
+    let wanted = layers(&warm);
+    let first = documents(&folder);
+    assert!(!first.contains("tar+zstd"), "{first}");
+
+    // A machine that has it all from there sends none of it back, unless that is forced.
+    let from = format!("type=local,src={place}");
+    let zstd = format!("{gzip},compression=zstd");
+    let again = |to: &str| {
+        let (cold, context) = machine(DOCKERFILE).unwrap();
+        let built = cold.build_app(&context, &["--cache-from", &from, "--cache-to", to]);
+        assert_eq!(built.ran(), Vec::<String>::new(), "{}", built.stderr);
+        assert_eq!(layers(&cold), wanted);
+        documents(&folder)
+    };
+    let kept = again(&zstd);
+    assert!(!kept.contains("tar+zstd"), "{kept}");
+    let forced = again(&format!("{zstd},force-compression=true"));
+    // The steps below what was found were not looked at: their records stay as they are.
+    assert!(forced.contains("tar+zstd"), "{forced}");
+    // What was written so can be used.
+    again(&format!("{zstd},force-compression=true"));
+}
+
 /// All documents of a directory, as text.
 fn documents(folder: &Path) -> String {
     let mut text = String::new();
@@ -255,6 +287,12 @@ fn an_image_carries_the_records_of_its_own_layers() {
         path,
     ]);
     let digest = warm.format(&image, "{{.Digest}}");
+    // Every step's records are in no image: it is said, and the image is the same.
+    let args = ["build", "-t", &image, "--cache-to", "type=inline,mode=max"];
+    let said = warm.ok(args.into_iter().chain([path])).stderr;
+    let warning = "warning: --cache-to `type=inline,mode=max`";
+    assert_eq!(said.matches(warning).count(), 1, "{said}");
+    assert_eq!(warm.format(&image, "{{.Digest}}"), digest);
     // Built again from the cache, it is the same, records and all.
     warm.ok(["build", "-t", &image, "--cache-to", "type=inline", path]);
     assert_eq!(warm.format(&image, "{{.Digest}}"), digest);
@@ -664,7 +702,7 @@ fn what_is_not_understood_is_refused() {
         ("--cache-to", "type=gha"),
         ("--cache-to", "type=registry"),
         ("--cache-to", "type=local,dest=x,mode=all"),
-        ("--cache-to", "type=inline,mode=max"),
+        ("--cache-to", "type=inline,mode=all"),
         ("--cache-from", "type=s3,bucket=x"),
         ("--cache-from", "type=local"),
     ] {

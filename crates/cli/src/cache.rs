@@ -66,8 +66,10 @@ pub(crate) fn parse_to(text: &str) -> Result<CacheTarget> {
                 if mounts(&mut fields)?.is_some() {
                     return wrong("mounts: an image carries no cache mounts".to_owned());
                 }
+                let mut inline = target(None);
+                inline.mode = mode(&mut fields)?;
                 nothing_else(&fields)?;
-                return Ok(target(None));
+                return Ok(inline);
             }
             other => return unknown_type(other, "registry, local and inline"),
         };
@@ -83,17 +85,34 @@ fn target(place: Option<CachePlace>) -> CacheTarget {
         place,
         mode: CacheMode::Min,
         compression: LayerCompression::default(),
+        force_compression: false,
         mounts_max_bytes: None,
         ignore_error: true,
     }
 }
 
-fn options(target: &mut CacheTarget, fields: &mut Fields) -> Result<()> {
+/// What is to be said of targets that are understood, and take less than they were asked to.
+pub(crate) fn warnings(targets: &[CacheTarget]) -> Vec<String> {
+    let inline = targets.iter().filter(|target| target.place.is_none());
+    let max = inline.filter(|target| target.mode == CacheMode::Max);
+    max.map(|_| {
+        "warning: --cache-to `type=inline,mode=max`: an image carries the records of its own \
+         layers alone, as with mode=min; use type=registry for every step's"
+            .to_owned()
+    })
+    .collect()
+}
+
+fn mode(fields: &mut Fields) -> Result<CacheMode> {
     match fields.remove("mode").as_deref() {
-        None | Some("min") => {}
-        Some("max") => target.mode = CacheMode::Max,
-        Some(other) => return wrong(format!("mode `{other}`: min and max are known")),
+        None | Some("min") => Ok(CacheMode::Min),
+        Some("max") => Ok(CacheMode::Max),
+        Some(other) => wrong(format!("mode `{other}`: min and max are known")),
     }
+}
+
+fn options(target: &mut CacheTarget, fields: &mut Fields) -> Result<()> {
+    target.mode = mode(fields)?;
     let (kind, level) = (
         fields.remove("compression"),
         fields.remove("compression-level"),
@@ -105,9 +124,8 @@ fn options(target: &mut CacheTarget, fields: &mut Fields) -> Result<()> {
     if let Some(value) = fields.remove("ignore-error") {
         target.ignore_error = parse_bool(&value).context("ignore-error")?;
     }
-    // Every layer that a cache holds was made here, in the form that is asked for.
     if let Some(value) = fields.remove("force-compression") {
-        parse_bool(&value).context("force-compression")?;
+        target.force_compression = parse_bool(&value).context("force-compression")?;
     }
     for name in ["oci-mediatypes", "image-manifest"] {
         if let Some(value) = fields.remove(name)
@@ -222,6 +240,19 @@ mod tests {
     }
 
     #[test]
+    fn an_inline_cache_of_every_step_is_said_to_be_none() {
+        let of = |text: &str| warnings(&[parse_to(text).unwrap()]);
+        assert_eq!(of("type=inline,mode=max").len(), 1);
+        for fine in [
+            "type=inline",
+            "type=inline,mode=min",
+            "type=local,dest=x,mode=max",
+        ] {
+            assert_eq!(of(fine), [""; 0], "{fine}");
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
         for bad in [
             "type=gha",
@@ -230,7 +261,8 @@ mod tests {
             "type=local,dest=x,reset=true",
             "type=registry,ref=a,mode=some",
             "type=registry,ref=a,oci-mediatypes=false",
-            "type=inline,mode=max",
+            "type=inline,mode=some",
+            "type=inline,compression=zstd",
             "type=inline,mounts=true",
             "type=local,dest=x,mounts=many",
             "type=local,dest=x,mounts-max-size=1g",

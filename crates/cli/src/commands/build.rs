@@ -226,6 +226,9 @@ pub(super) fn request(
         .iter()
         .map(|text| cache::parse_to(text))
         .collect::<Result<_>>()?;
+    cache::warnings(&request.cache_to)
+        .iter()
+        .for_each(|warning| say(warning));
     request.invocation = invocation();
     Ok(request)
 }

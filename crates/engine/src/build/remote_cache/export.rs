@@ -253,6 +253,7 @@ impl CacheExport<'_> {
         if let Some(remote) = &remote
             && let Some(form) = remote.cached
             && remote.place == *own
+            && (!target.force_compression || form.compression == target.compression)
         {
             // It came from there: it is not fetched to be sent back.
             return Ok(Some(Source {
@@ -276,7 +277,8 @@ impl CacheExport<'_> {
             epoch: self.epoch,
         };
         let blob = store.blob_as(&layer, form).await?;
-        self.lease.add_blobs([&blob.descriptor.digest])?;
+        let digest = blob.descriptor.digest;
+        self.lease.add_blobs([&digest])?;
         let created_s = match self.epoch {
             // What has the very epoch was made by the step.
             Some(epoch) if store.is_dated(&layer, &blob, epoch.seconds)? => epoch.seconds - 1,
@@ -291,7 +293,10 @@ impl CacheExport<'_> {
                 },
             },
             created_s,
-            place: remote.map(|remote| remote.place),
+            // Nobody else has what was compressed anew.
+            place: remote
+                .filter(|remote| remote.descriptor.digest == digest)
+                .map(|remote| remote.place),
         }))
     }
 

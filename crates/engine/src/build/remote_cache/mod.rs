@@ -89,6 +89,8 @@ pub struct CacheTarget {
     pub mode: CacheMode,
     /// How layers are compressed.
     pub compression: LayerCompression,
+    /// Whether layers that the cache has in another form are compressed so, too.
+    pub force_compression: bool,
     /// The largest cache mount that goes there, in bytes of its archive; `None` lets none go.
     pub mounts_max_bytes: Option<u64>,
     /// Whether a cache that cannot be written is a warning; the build fails otherwise.
