@@ -568,31 +568,6 @@ fn privileged_the_python_application_is_built_in_a_container_without_privileges(
     assert_eq!(ran, "notes\nimported\n-rw-r--r--\n");
 }
 
-/// Programs that want `/proc` and `/dev/shm`, and a package manager that makes thousands of files.
-#[test]
-fn privileged_the_node_application_is_built_by_chroot() {
-    let Some(base) = debian_base() else { return };
-    if !is_root() {
-        return;
-    }
-    let sandbox = Sandbox::new();
-    let environment = "ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt";
-    let import = ["import", base.to_str().unwrap(), "debian:bookworm-slim"];
-    sandbox.ok(import.iter().chain(&["-c", environment]));
-    let app = format!("{REPOSITORY}/testdata/apps/node-front");
-    let built = sandbox.ok(["build", "--isolation=chroot", "-t", "front", &app]);
-    assert!(
-        built.stderr.contains("isolation: chroot"),
-        "{}",
-        built.stderr
-    );
-    let script =
-        "ls -l /srv/www | tail -n +2 | awk '{print $3, $9}'; grep -c marked /srv/www/main.js";
-    let ran = sandbox.output_of("front", &["sh", "-c", script]);
-    assert!(ran.contains("www-data index.html"), "{ran}");
-    assert!(ran.contains("www-data main.js"), "{ran}");
-}
-
 #[test]
 fn privileged_many_steps_leave_nothing_behind() {
     if !is_root() {

@@ -271,16 +271,12 @@ impl Collection<'_> {
     fn run(&mut self) -> Result<(), ContentError> {
         let db = self.root.db();
         let durability = Durability::Published;
-        db.write("drop unused records", durability, |transaction| {
-            self.drop_records(transaction)
-        })?;
         loop {
-            let candidates = db.read("look for garbage", |snapshot| self.candidates(snapshot))?;
-            let mut progress = false;
-            for batch in candidates.chunks(BATCH) {
-                progress |= self.drop_batch(batch)?;
-            }
-            if !progress {
+            db.write("drop unused records", durability, |transaction| {
+                self.drop_records(transaction)
+            })?;
+            // A manifest that went kept the records of its layers until now.
+            if !self.drop_blobs()? {
                 break;
             }
         }
@@ -288,22 +284,50 @@ impl Collection<'_> {
         self.drop_orphans()
     }
 
+    /// Whether there were any to drop.
+    fn drop_blobs(&mut self) -> Result<bool, ContentError> {
+        let db = self.root.db();
+        let mut is_dropped = false;
+        loop {
+            let candidates = db.read("look for garbage", |snapshot| self.candidates(snapshot))?;
+            let mut progress = false;
+            for batch in candidates.chunks(BATCH) {
+                progress |= self.drop_batch(batch)?;
+            }
+            if !progress {
+                return Ok(is_dropped);
+            }
+            is_dropped = true;
+        }
+    }
+
     /// Does the same to the rows, and takes it back.
     fn rehearse(&mut self) -> Result<(), ContentError> {
         let db = self.root.db();
         db.rehearse("look for garbage", |transaction| {
-            self.drop_records(transaction)?;
             loop {
-                let candidates = self.candidates(transaction)?;
-                if candidates.is_empty() {
+                self.drop_records(transaction)?;
+                if !self.forget_blobs(transaction)? {
                     return Ok(());
-                }
-                for candidate in candidates {
-                    local::forget(transaction, &candidate.0)?;
-                    self.note_removed(candidate);
                 }
             }
         })
+    }
+
+    /// Whether there were any to forget.
+    fn forget_blobs(&mut self, transaction: &Transaction<'_>) -> Result<bool, ContentError> {
+        let mut is_forgotten = false;
+        loop {
+            let candidates = self.candidates(transaction)?;
+            if candidates.is_empty() {
+                return Ok(is_forgotten);
+            }
+            is_forgotten = true;
+            for candidate in candidates {
+                local::forget(transaction, &candidate.0)?;
+                self.note_removed(candidate);
+            }
+        }
     }
 
     /// Blobs that nothing needs, as far as `connection` can see; counts the others.

@@ -66,7 +66,7 @@ impl Collection<'_> {
     fn drop_cache_records(&mut self, transaction: &Transaction<'_>) -> Result<(), ContentError> {
         if let Some(age) = self.options.cache_unused_for {
             let before = self.window.before(age);
-            self.report.cache_records = transaction.execute(
+            self.report.cache_records += transaction.execute(
                 "DELETE FROM cache_records WHERE last_used_at < ?1",
                 [before],
             )?;
