@@ -22,15 +22,15 @@ class Row:
     title: str
 
 
-_PLACED_IN_A_COPY = (
-    "BuildKit puts the changed file into its own copy of the context, which gives the file's "
-    "directory the time of that; we keep the time that the directory has in the context"
+_DIRECTORY_TIME = (
+    "BuildKit gives the changed file's directory the time of the build; "
+    "we keep the time that the directory has in the context"
 )
 _ROUNDED = "they round fractions of a second in files' times; BuildKit and we cut them off"
 # Why a tool's image is another than ours, where that is known: by row and tool.
 _DIFFERS_BECAUSE = {
-    ("B", "docker"): _PLACED_IN_A_COPY,
-    ("B", "buildkit"): _PLACED_IN_A_COPY,
+    ("B", "docker"): _DIRECTORY_TIME,
+    ("B", "buildkit"): _DIRECTORY_TIME,
     **{(row, tool): _ROUNDED for row in "ABCD" for tool in ("buildah", "podman")},
 }
 

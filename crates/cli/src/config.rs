@@ -10,6 +10,7 @@ use longshore_engine::{
 use longshore_registry_client::{ClientOptions, CredentialStore, HostConfig, RegistriesConfig};
 use longshore_runner::{Isolation, Network};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Global, HistoryBounds, LogFormat, Sandboxing, SpaceBounds};
@@ -95,6 +96,15 @@ fn file(global: &Global) -> Result<Option<(String, String)>> {
     Ok(Some((name, text)))
 }
 
+/// Some tables of the configuration file, with its name for messages.
+fn tables<T: DeserializeOwned>(global: &Global) -> Result<Option<(String, T)>> {
+    let Some((name, text)) = file(global)? else {
+        return Ok(None);
+    };
+    let tables = toml::from_str(&text).with_context(|| name.clone())?;
+    Ok(Some((name, tables)))
+}
+
 /// What is known of registries.
 pub(crate) fn registries(global: &Global) -> Result<RegistriesConfig> {
     let mut config = match file(global)? {
@@ -146,10 +156,9 @@ struct UnpackTable {
 /// What archives and layers may hold.
 fn unpack_limits(global: &Global) -> Result<UnpackLimits> {
     let mut limits = UnpackLimits::LAYER;
-    let Some((name, text)) = file(global)? else {
+    let Some((name, said)) = tables::<UnpackFile>(global)? else {
         return Ok(limits);
     };
-    let said = toml::from_str::<UnpackFile>(&text).with_context(|| name.clone())?;
     let size = |key: &str, text: Option<String>, default: u64| {
         let size = text.map(|text| units::parse_bytes(&text)).transpose();
         let size = size.with_context(|| format!("{name}: `{key}` of [unpack]"))?;
@@ -180,10 +189,8 @@ struct NetworkTable {
 }
 
 fn gc_table(global: &Global) -> Result<GcTable> {
-    Ok(match file(global)? {
-        Some((name, text)) => toml::from_str::<GcFile>(&text).context(name)?.gc,
-        None => GcTable::default(),
-    })
+    let said = tables::<GcFile>(global)?;
+    Ok(said.map(|(_, said)| said.gc).unwrap_or_default())
 }
 
 /// How much of the history of builds is kept: as the flags say, the environment, or the file.
@@ -271,10 +278,9 @@ fn default_network(global: &Global, sandboxing: &Sandboxing) -> Result<Network> 
     if let Some(network) = sandboxing.default_network {
         return Ok(network);
     }
-    let Some((name, text)) = file(global)? else {
+    let Some((name, said)) = tables::<NetworkFile>(global)? else {
         return Ok(Network::default());
     };
-    let said = toml::from_str::<NetworkFile>(&text).with_context(|| name.clone())?;
     let network = said.network.default.map(|text| text.parse());
     Ok(network.transpose().context(name)?.unwrap_or_default())
 }

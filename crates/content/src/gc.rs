@@ -272,33 +272,21 @@ impl Collection<'_> {
         let db = self.root.db();
         let durability = Durability::Published;
         loop {
+            // Each time: a manifest that went kept the records of its layers until then.
             db.write("drop unused records", durability, |transaction| {
                 self.drop_records(transaction)
             })?;
-            // A manifest that went kept the records of its layers until now.
-            if !self.drop_blobs()? {
-                break;
-            }
-        }
-        self.drop_uploads()?;
-        self.drop_orphans()
-    }
-
-    /// Whether there were any to drop.
-    fn drop_blobs(&mut self) -> Result<bool, ContentError> {
-        let db = self.root.db();
-        let mut is_dropped = false;
-        loop {
             let candidates = db.read("look for garbage", |snapshot| self.candidates(snapshot))?;
             let mut progress = false;
             for batch in candidates.chunks(BATCH) {
                 progress |= self.drop_batch(batch)?;
             }
             if !progress {
-                return Ok(is_dropped);
+                break;
             }
-            is_dropped = true;
         }
+        self.drop_uploads()?;
+        self.drop_orphans()
     }
 
     /// Does the same to the rows, and takes it back.
@@ -307,27 +295,16 @@ impl Collection<'_> {
         db.rehearse("look for garbage", |transaction| {
             loop {
                 self.drop_records(transaction)?;
-                if !self.forget_blobs(transaction)? {
+                let candidates = self.candidates(transaction)?;
+                if candidates.is_empty() {
                     return Ok(());
+                }
+                for candidate in candidates {
+                    local::forget(transaction, &candidate.0)?;
+                    self.note_removed(candidate);
                 }
             }
         })
-    }
-
-    /// Whether there were any to forget.
-    fn forget_blobs(&mut self, transaction: &Transaction<'_>) -> Result<bool, ContentError> {
-        let mut is_forgotten = false;
-        loop {
-            let candidates = self.candidates(transaction)?;
-            if candidates.is_empty() {
-                return Ok(is_forgotten);
-            }
-            is_forgotten = true;
-            for candidate in candidates {
-                local::forget(transaction, &candidate.0)?;
-                self.note_removed(candidate);
-            }
-        }
     }
 
     /// Blobs that nothing needs, as far as `connection` can see; counts the others.

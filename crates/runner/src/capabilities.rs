@@ -84,7 +84,7 @@ impl Capabilities {
 fn named(name: &str) -> Result<CapabilitySet, UnknownCapability> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    CapabilitySet::from_name(bare).ok_or_else(|| UnknownCapability(name.to_owned()))
+    by_name(bare).ok_or_else(|| UnknownCapability(name.to_owned()))
 }
 
 /// What this thread may do now.
@@ -102,25 +102,9 @@ pub fn may_mount() -> bool {
 /// How many capabilities the kernel's 64-bit sets can hold.
 pub(crate) const NUMBERS: std::ops::Range<u32> = 0..64;
 
-/// The capabilities that the profile's rules name, in lower case and without `cap_`.
+/// A capability by its name without `CAP_`, in any case.
 pub(crate) fn by_name(name: &str) -> Option<CapabilitySet> {
-    Some(match name {
-        "dac_read_search" => CapabilitySet::DAC_READ_SEARCH,
-        "sys_admin" => CapabilitySet::SYS_ADMIN,
-        "sys_boot" => CapabilitySet::SYS_BOOT,
-        "sys_chroot" => CapabilitySet::SYS_CHROOT,
-        "sys_module" => CapabilitySet::SYS_MODULE,
-        "sys_pacct" => CapabilitySet::SYS_PACCT,
-        "sys_ptrace" => CapabilitySet::SYS_PTRACE,
-        "sys_rawio" => CapabilitySet::SYS_RAWIO,
-        "sys_time" => CapabilitySet::SYS_TIME,
-        "sys_tty_config" => CapabilitySet::SYS_TTY_CONFIG,
-        "sys_nice" => CapabilitySet::SYS_NICE,
-        "syslog" => CapabilitySet::SYSLOG,
-        "bpf" => CapabilitySet::BPF,
-        "perfmon" => CapabilitySet::PERFMON,
-        _ => return None,
-    })
+    CapabilitySet::from_name(&name.to_ascii_uppercase())
 }
 
 #[cfg(test)]

@@ -517,19 +517,15 @@ impl Setting {
 
 fn settings(limits: &Limits) -> Vec<Setting> {
     let mut settings = Vec::new();
-    let mut add =
-        |what: &'static str, controller, (unified_file, unified_value), (old_file, old_value)| {
-            let is_asked = what != "swap limit" || limits.memory_swap_bytes.is_some();
-            let setting = Setting {
-                what,
-                controller,
-                unified_file,
-                unified_value,
-                old_file,
-                old_value,
-                is_asked,
-            };
-            settings.push(setting);
+    let setting =
+        |what, controller, (unified_file, unified_value), (old_file, old_value)| Setting {
+            what,
+            controller,
+            unified_file,
+            unified_value,
+            old_file,
+            old_value,
+            is_asked: true,
         };
     if let Some(bytes) = limits.memory_bytes {
         let value = bytes.to_string();
@@ -537,71 +533,70 @@ fn settings(limits: &Limits) -> Vec<Setting> {
             ("memory.max", value.clone()),
             ("memory.limit_in_bytes", value),
         );
-        add("memory limit", "memory", unified, old);
+        settings.push(setting("memory limit", "memory", unified, old));
     }
     if let Some(both) = limits.memory_swap_bytes.or_else(|| usual_swap(limits)) {
         let swap = swap_bytes(both, limits.memory_bytes.unwrap_or(0));
         let unified = ("memory.swap.max", swap);
-        add(
-            "swap limit",
-            "memory",
-            unified,
-            ("memory.memsw.limit_in_bytes", both.to_string()),
-        );
+        let old = ("memory.memsw.limit_in_bytes", both.to_string());
+        settings.push(Setting {
+            is_asked: limits.memory_swap_bytes.is_some(),
+            ..setting("swap limit", "memory", unified, old)
+        });
     }
     if let Some(shares) = limits.cpu_shares {
         let unified = ("cpu.weight", weight(shares).to_string());
-        add(
+        settings.push(setting(
             "CPU shares",
             "cpu",
             unified,
             ("cpu.shares", shares.to_string()),
-        );
+        ));
     }
     if let Some(period) = limits.cpu_period_us {
         let unified = ("cpu.max", cpu_max(limits));
-        add(
+        settings.push(setting(
             "CPU period",
             "cpu",
             unified,
             ("cpu.cfs_period_us", period.to_string()),
-        );
+        ));
     }
     if let Some(quota) = limits.cpu_quota_us {
         let unified = ("cpu.max", cpu_max(limits));
-        add(
+        settings.push(setting(
             "CPU quota",
             "cpu",
             unified,
             ("cpu.cfs_quota_us", quota.to_string()),
-        );
+        ));
     }
     if let Some(cpus) = &limits.cpuset_cpus {
         let file = "cpuset.cpus";
-        add(
+        settings.push(setting(
             "CPU set",
             "cpuset",
             (file, cpus.clone()),
             (file, cpus.clone()),
-        );
+        ));
     }
     if let Some(mems) = &limits.cpuset_mems {
         let file = "cpuset.mems";
-        add(
+        settings.push(setting(
             "memory node set",
             "cpuset",
             (file, mems.clone()),
             (file, mems.clone()),
-        );
+        ));
     }
     if let Some(count) = limits.pids_max {
         let file = "pids.max";
-        add(
+        settings.push(setting(
             "process limit",
             "pids",
             (file, count.to_string()),
             (file, count.to_string()),
-        );
+        ));
     }
     settings
 }

@@ -80,7 +80,7 @@ pub use in_place::kept_in_place;
 pub use io::{Input, Output, OutputSink, ProcessIo, Stream, WindowSize};
 pub use isolation::{Isolation, UnknownIsolation};
 pub use oci::OciRunner;
-pub use probe::{Check, ControlGroups, Layout, Probe, SubordinateIds};
+pub use probe::{Check, ControlGroups, Layout, Probe, SubordinateIds, find_program};
 pub use runner::{RunnerOptions, SandboxRunner};
 pub use spec::{
     BindSource, ExtraHost, HOSTNAME_DEFAULT, HostAddress, Limits, Mount, MountSource, PATH_DEFAULT,

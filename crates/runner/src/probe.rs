@@ -227,7 +227,8 @@ pub(crate) fn ranges_of(file: &str, name: &str, uid: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+/// The program of this name on the search path.
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     std::env::split_paths(&path)
         .map(|it| it.join(name))

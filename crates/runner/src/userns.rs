@@ -129,78 +129,66 @@ fn rehearse(own: (u32, u32)) -> Result<(), UserNamespaceError> {
         action: TRY,
         source,
     };
-    let (mut answer, mut say) = io::pipe().map_err(|error| tried(error).explained())?;
-    match sys::fork().map_err(|error| tried(error).explained())? {
-        Cloned::Child => {
-            drop(answer);
-            // Other ids than the user's own do not decide; for root, one decides.
-            let helper = match may_map_all() {
-                true => Helper::prepare(own),
-                false => Err(String::new()),
-            };
-            let entered = enter(own, helper).and_then(|_| mount_something());
-            if let Err(Failed { action, source }) = entered {
-                let errno = source.raw_os_error().unwrap_or(libc::EIO);
-                // Both fit: the largest error number is 133.
-                let bytes = [action, usize::try_from(errno).unwrap_or_default()];
-                let bytes = bytes.map(|it| u8::try_from(it).unwrap_or(u8::MAX));
-                // If nobody listens, nobody wants to know.
-                let _gone = say.write_all(&bytes);
-            }
-            sys::exit_now(0)
+    let answer = in_child(|| {
+        // Other ids than the user's own do not decide; for root, one decides.
+        let helper = match may_map_all() {
+            true => Helper::prepare(own),
+            false => Err(String::new()),
+        };
+        let entered = enter(own, helper).and_then(|_| mount_something());
+        entered.err().map_or_else(Vec::new, |failed| {
+            let errno = failed.source.raw_os_error().unwrap_or(libc::EIO);
+            // Both fit: the largest error number is 133.
+            let bytes = [failed.action, usize::try_from(errno).unwrap_or_default()];
+            bytes.map(|it| u8::try_from(it).unwrap_or(u8::MAX)).to_vec()
+        })
+    });
+    match answer.map_err(|error| tried(error).explained())?.as_slice() {
+        [] => Ok(()),
+        [action, errno] => Err(Failed {
+            action: (*action).into(),
+            source: io::Error::from_raw_os_error((*errno).into()),
         }
-        Cloned::Parent(process) => {
-            drop(say);
-            let mut bytes = Vec::new();
-            let heard = answer.read_to_end(&mut bytes);
-            let ended = waitpid(Some(process), WaitOptions::empty());
-            let fine = matches!(ended, Ok(Some((_, status))) if status.exit_status() == Some(0));
-            match (heard, bytes.as_slice()) {
-                (Ok(_), []) if fine => Ok(()),
-                (Ok(_), [action, errno]) => Err(Failed {
-                    action: (*action).into(),
-                    source: io::Error::from_raw_os_error((*errno).into()),
-                }
-                .explained()),
-                (Err(error), _) => Err(tried(error).explained()),
-                _ => Err(tried(io::Error::other("its process was killed")).explained()),
-            }
-        }
+        .explained()),
+        _ => Err(tried(io::Error::other("it answers in another way")).explained()),
     }
 }
 
 /// Whether the ids that the user is granted can be mapped, by having it done in a child.
 pub(crate) fn try_mapping() -> Check {
-    match ask_for_mapping() {
+    let answer = in_child(|| {
+        let own = own_ids();
+        let reason = match enter(own, Helper::prepare(own)) {
+            Ok(Mapping::Range { .. }) => String::new(),
+            Ok(Mapping::OwnIdOnly { reason }) => reason,
+            Err(failed) => format!("cannot {}: {}", ACTIONS[failed.action], failed.source),
+        };
+        reason.into_bytes()
+    });
+    match answer {
         Ok(reason) if reason.is_empty() => Check::Works,
-        Ok(reason) => Check::Fails(reason),
+        Ok(reason) => Check::Fails(String::from_utf8_lossy(&reason).into_owned()),
         Err(error) => Check::Fails(error.to_string()),
     }
 }
 
-/// Why they cannot.
-fn ask_for_mapping() -> io::Result<String> {
+/// What `work` says, in a process that ends with it.
+fn in_child(work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
     let (mut answer, mut say) = io::pipe()?;
     match sys::fork()? {
         Cloned::Child => {
             drop(answer);
-            let own = own_ids();
-            let reason = match enter(own, Helper::prepare(own)) {
-                Ok(Mapping::Range { .. }) => String::new(),
-                Ok(Mapping::OwnIdOnly { reason }) => reason,
-                Err(failed) => format!("cannot {}: {}", ACTIONS[failed.action], failed.source),
-            };
-            let said = say.write_all(reason.as_bytes());
+            let said = say.write_all(&work());
             sys::exit_now(i32::from(said.is_err()))
         }
         Cloned::Parent(process) => {
             drop(say);
-            let mut reason = String::new();
-            let heard = answer.read_to_string(&mut reason);
+            let mut bytes = Vec::new();
+            let heard = answer.read_to_end(&mut bytes);
             let ended = waitpid(Some(process), WaitOptions::empty())?;
             heard?;
             match ended.and_then(|(_, status)| status.exit_status()) {
-                Some(0) => Ok(reason),
+                Some(0) => Ok(bytes),
                 _ => Err(io::Error::other("its process was killed")),
             }
         }

@@ -1,12 +1,12 @@
 //! Programs and handlers beside our own that `doctor` tries out: OCI runtimes, what connects networks,
 //! and emulators.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use longshore_runner::{
     Cancel, Check, Connection, Network, NetworkHelper, OciRunner, ProcessIo, ProcessSpec, Rootfs,
-    RunError, Runner as _, RunnerOptions, SandboxRunner,
+    RunError, Runner as _, RunnerOptions, SandboxRunner, find_program,
 };
 
 const RUNTIMES: [&str; 3] = ["runc", "crun", "youki"];
@@ -25,14 +25,14 @@ pub(crate) fn all(root: &Path) -> Result<(Vec<Helper>, Vec<Helper>)> {
     let runner = || SandboxRunner::new(&RunnerOptions::default());
     let mut runtimes = Vec::new();
     for name in RUNTIMES {
-        if let Some(path) = find(name) {
+        if let Some(path) = find_program(name) {
             let check = checked(try_runtime(runner()?, &path, root));
             runtimes.push(Helper { name, check });
         }
     }
     let mut networks = Vec::new();
     for helper in NetworkHelper::ALL {
-        if find(helper.name()).is_some() {
+        if find_program(helper.name()).is_some() {
             let network = Network::Isolated(Connection {
                 helper: Some(helper),
                 host_loopback: false,
@@ -78,12 +78,6 @@ fn try_runtime(runner: SandboxRunner, runtime: &Path, root: &Path) -> Result<(),
             detail: Some(format!("it ran what is not there: {status:?}")),
         }),
     }
-}
-
-fn find(name: &str) -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH")?;
-    let mut found = std::env::split_paths(&folders).map(|it| it.join(name));
-    found.find(|it| it.is_file())
 }
 
 /// The handlers of foreign programs that are switched on, and whether they work in other root file

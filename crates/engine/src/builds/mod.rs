@@ -110,8 +110,8 @@ impl BuildHistory {
     /// # Errors
     /// When the store fails.
     pub fn finished_ids(&self) -> Result<Vec<String>, EngineError> {
-        let builds = self.finished()?;
-        Ok(builds.into_iter().map(|build| build.id).collect())
+        let rows = self.finished_rows()?;
+        Ok(rows.into_iter().map(|build| build.id).collect())
     }
 
     /// The id of the build whose id begins so.
@@ -163,22 +163,29 @@ impl BuildHistory {
         Ok(true)
     }
 
-    /// The builds that do not run.
+    /// The builds that do not run, with what they take.
     pub(crate) fn finished(&self) -> Result<Vec<FinishedBuild>, EngineError> {
-        let mut found = Vec::new();
-        for build in self.root.builds().list(LISTED_MAX)? {
-            if self.runs(&build)? {
-                continue;
-            }
+        let rows = self.finished_rows()?.into_iter();
+        let measured = rows.map(|build| {
             let ended = build.finished.unwrap_or(build.started);
-            found.push(FinishedBuild {
+            FinishedBuild {
                 bytes: self.bytes_of(&build.id),
                 took: ended.duration_since(build.started).unwrap_or_default(),
                 ended,
                 id: build.id,
-            });
+            }
+        });
+        Ok(measured.collect())
+    }
+
+    fn finished_rows(&self) -> Result<Vec<Build>, EngineError> {
+        let mut finished = Vec::new();
+        for build in self.root.builds().list(LISTED_MAX)? {
+            if !self.runs(&build)? {
+                finished.push(build);
+            }
         }
-        Ok(found)
+        Ok(finished)
     }
 
     /// Forgets the oldest builds beyond the limits, and files that are no build's.
